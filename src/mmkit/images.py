@@ -1,0 +1,139 @@
+"""Image references: resolve them against a root, load them safely, hash them, send them.
+
+An image file is hostile until decoded: sizes are checked before pixels are, a truncated file is an error and never a
+grey rectangle, and a bomb is refused by its header.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmkit.errors import DataError, MissingInputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_PIXELS = 100_000_000
+"""Largest width × height that is decoded. 100 megapixels are 300 MB as RGB."""
+
+_MIME_OF_FORMAT = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
+
+
+@dataclass(slots=True)
+class LoadedImage:
+    """The bytes of an image that has been decoded once without complaint. `name` is what messages call it."""
+
+    data: bytes
+    name: str
+    mime: str
+    _rgb: Image | None = field(default=None, repr=False, compare=False)
+
+    def rgb(self) -> Image:
+        """The picture as RGB with its EXIF orientation applied. The same object on every call."""
+        if self._rgb is None:
+            self._rgb = _decode(self.data, self.name)[0]
+        return self._rgb
+
+    def sha256(self) -> str:
+        """Hex digest of the encoded bytes."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def data_uri(self) -> str:
+        """The original bytes as a data URI; formats that servers do not take are sent as PNG."""
+        data, mime = self.data, self.mime
+        if mime not in _MIME_OF_FORMAT.values():
+            data, mime = _to_png(self.rgb()), "image/png"
+        return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
+def load(reference: Mapping[str, Any], root: str | os.PathLike[str] | None = None) -> LoadedImage:
+    """Read and decode one entry of a record's `images`.
+
+    A relative path resolves against `root`, else against the working directory; a `data:` URI and inline bytes stand
+    for themselves. Raises MissingInputError where no file is, DataError where the file is no whole image or is larger
+    than MAX_PIXELS.
+    """
+    data, name = _read(reference, root)
+    if not data:
+        raise DataError(f"image {name} is empty (0 bytes)")
+    rgb, mime = _decode(data, name)
+    return LoadedImage(data, name, mime, rgb)
+
+
+def resolve(path: str, root: str | os.PathLike[str] | None = None) -> Path:
+    """The file that a record's path means."""
+    return Path(path) if root is None or os.path.isabs(path) else Path(root) / path
+
+
+def blank(size: tuple[int, int] = (336, 336)) -> LoadedImage:
+    """A black image of (width, height) pixels, standing for "no image"."""
+    from PIL import Image
+
+    picture = Image.new("RGB", size)
+    return LoadedImage(_to_png(picture), "blank", "image/png", picture)
+
+
+def _read(reference: Mapping[str, Any], root: str | os.PathLike[str] | None) -> tuple[bytes, str]:
+    inline = reference.get("bytes")
+    if isinstance(inline, bytes | bytearray):
+        return bytes(inline), str(reference.get("path") or "(inline bytes)")
+    path = reference.get("path")
+    if not isinstance(path, str) or not path:
+        raise DataError("an image has neither a path nor bytes")
+    if path.startswith("data:"):
+        return _from_data_uri(path), "(data URI)"
+    target = resolve(path, root)
+    try:
+        return target.read_bytes(), path
+    except (FileNotFoundError, NotADirectoryError):
+        tried = Path(root) if root is not None else Path.cwd()
+        raise MissingInputError(f"image {path!r} not found (image root: {tried})") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"image {path!r} cannot be read: {error}") from None
+
+
+def _from_data_uri(uri: str) -> bytes:
+    head, comma, body = uri.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise DataError("an image's data URI is not base64")
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        raise DataError("an image's data URI holds broken base64") from None
+
+
+def _decode(data: bytes, name: str) -> tuple[Image, str]:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            # The size is checked below, against our own limit.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data))
+        width, height = picture.size
+        if width * height > MAX_PIXELS:
+            raise DataError(f"image {name} has {width}×{height} pixels, more than {MAX_PIXELS:,}")
+        mime = _MIME_OF_FORMAT.get(picture.format or "", "application/octet-stream")
+        picture.load()
+        return ImageOps.exif_transpose(picture).convert("RGB"), mime
+    except Image.DecompressionBombError:
+        raise DataError(f"image {name} has more than {MAX_PIXELS:,} pixels") from None
+    except UnidentifiedImageError:
+        raise DataError(f"image {name} is no image that can be read") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise DataError(f"image {name} is broken: {error}") from None
+
+
+def _to_png(picture: Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
