@@ -1,0 +1,407 @@
+"""From a conversation to what a model takes: token ids, loss mask, image tensors; and back from ids to turns.
+
+Text of records is never read as anything but text. A literal `<image>` or `<|im_end|>` in a caption neither becomes a
+control token nor moves an image, because the template renders without the records' texts (see `templates`), image
+placeholders are expanded in the template's words only, and where a text holds the spelling of a control token, it is
+tokenised with these switched off.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmkit.errors import DataError
+from mmkit.images import LoadedImage
+from mmkit.models import collating
+from mmkit.models.families import CROSS_ATTENTION
+from mmkit.models.templates import ChatTemplate, Piece, Turn
+
+if TYPE_CHECKING:
+    import os
+
+    from PIL.Image import Image
+    from torch import Tensor
+
+ROLES = ("system", "user", "assistant")
+_TEXT_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "text_replacement_offsets")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One conversation, not padded.
+
+    `input_ids` and `in_loss` have one entry a token, image placeholders expanded; a prompt has nothing in the loss.
+    `image_inputs` is what the family's image processor made of this conversation's images, empty for text alone.
+    `num_image_tokens` is how many of the tokens stand for images.
+    """
+
+    input_ids: list[int]
+    in_loss: list[bool]
+    image_inputs: dict[str, Tensor]
+    num_image_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenTurn:
+    """One turn of a conversation that a model wrote by itself."""
+
+    role: str
+    text: str
+
+
+class Chat:
+    """The processor (for a text model, the tokenizer) of one model, without its weights. Made by `loading.load_chat`.
+
+    `family` is the config's model_type. `end_of_turn_id` closes an assistant turn, None where that is no control
+    token. `end_of_text_ids` are the other tokens that end a text, the first being what training writes.
+    """
+
+    def __init__(self, name: str, config: Any, processor: Any, generation_config: Any = None) -> None:
+        self.name = name
+        self.family: str = config.model_type
+        self.processor = processor if hasattr(processor, "tokenizer") else None
+        self.tokenizer = processor if self.processor is None else processor.tokenizer
+        if not self.tokenizer.is_fast:
+            raise DataError(f"{name} has a tokenizer that gives no character positions; a fast one is needed")
+        self.image_token: str | None = getattr(self.processor, "image_token", None)
+        added = self.tokenizer.added_tokens_decoder.items()
+        # Runs of white space are added tokens in some vocabularies; they control nothing.
+        self._controls: dict[int, str] = {i: token.content for i, token in added if not token.content.isspace()}
+        self._template = ChatTemplate(name, self.tokenizer, self._template_source(), self.image_token)
+        self._generation_config = generation_config
+
+    @cached_property
+    def pad_token_id(self) -> int:
+        """What batches are filled up with; the end of text where the tokenizer has no padding token."""
+        candidates = (self.tokenizer.pad_token_id, *self._ends())
+        return next((i for i in candidates if i is not None), 0)
+
+    @cached_property
+    def end_of_turn_id(self) -> int | None:
+        """The control token that closes an assistant turn."""
+        if self._template_source() is None:
+            return None
+        found = self._control_pattern.match(self._template.closing("assistant").lstrip())
+        return self.tokenizer.convert_tokens_to_ids(found.group()) if found else None
+
+    @cached_property
+    def end_of_text_ids(self) -> list[int]:
+        """The tokens that end a text, without the one that ends a turn."""
+        ids = dict.fromkeys((*self._ends(), self.tokenizer.pad_token_id, self.tokenizer.eos_token_id))
+        return [i for i in ids if i is not None and i != self.end_of_turn_id]
+
+    def encode(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        images: Sequence[LoadedImage | Image],
+        *,
+        open_turn: str | None = None,
+    ) -> Encoded:
+        """The tokens of a conversation, as the family's own processor would make them from its chat template.
+
+        `open_turn` None is a whole conversation for training: assistant turns are in the loss up to and with their end
+        of turn, and a message's `train` says otherwise. A user turn with `train` true is learned with its header; then
+        the model is to write the conversation by itself, and learns all between such turns and the end of text too.
+        "assistant" appends the generation prompt, "user" the opening of a user turn. Raises DataError where image
+        parts and images differ in number, nothing is in the loss, or the template cannot do it.
+        """
+        if open_turn not in (None, "assistant", "user"):
+            raise ValueError(f"open_turn: {open_turn!r}")
+        shape, texts = _read(messages, training=open_turn is None)
+        num_parts = sum(turn.parts.count("image") for turn in shape)
+        if num_parts != len(images):
+            raise DataError(f"messages hold {num_parts} image parts, but there are {len(images)} images")
+        ends = self.end_of_text_ids
+        end_of_text = self.tokenizer.convert_ids_to_tokens(ends[0]) if ends else None
+        pieces = self._template.layout(shape, open_turn, end_of_text)
+        image_inputs, replacements = self._process_images(images)
+        stretches = [_Stretch.of(piece, texts, replacements) for piece in pieces]
+        bos = self.tokenizer.bos_token
+        starts_itself = bool(bos) and bool(stretches) and stretches[0].text.startswith(bos)
+        ids, cover = self._tokenise(stretches, wrap=self.processor is not None and not starts_itself)
+        in_loss = [any(stretch.in_loss for stretch in stretches[first:last]) for first, last in cover]
+        if open_turn is None and not any(in_loss):
+            raise DataError("no turn of this conversation is learned: it has no assistant turn that is trained")
+        num_image_tokens = sum(
+            any(stretch.kind == "image" for stretch in stretches[first:last]) for first, last in cover
+        )
+        return Encoded(ids, in_loss, image_inputs, num_image_tokens)
+
+    def encode_text(self, text: str) -> list[int]:
+        """The tokens of a raw prompt, with the start token that the tokenizer adds; what `text` spells stays text."""
+        return self._tokenise([_Stretch("text", _checked(text), False)], wrap=True)[0]
+
+    def collate(self, samples: Sequence[Encoded], *, padding_side: Literal["left", "right"]) -> dict[str, Tensor]:
+        """One batch of model inputs: input_ids and attention_mask (rows × longest), and what images need.
+
+        Raises DataError where the family cannot hold these rows in one batch.
+        """
+        names = () if self.processor is None else self.processor.model_input_names
+        return collating.collate(
+            [sample.input_ids for sample in samples],
+            [sample.image_inputs for sample in samples],
+            family=self.family,
+            padding_side=padding_side,
+            pad_token_id=self.pad_token_id,
+            image_token_id=self._image_token_id,
+            with_token_types="mm_token_type_ids" in names,
+        )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of generated ids, without control tokens and without white space around it."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text.strip()
+
+    def split_turns(self, ids: Sequence[int], first_role: str = "user") -> tuple[list[WrittenTurn], bool]:
+        """Cut what a model wrote, beginning inside a `first_role` turn, into turns.
+
+        Turns end at the template's control tokens, never at text that merely spells them. The second value is False
+        where the writing stops inside a turn or a header; that last turn is left out.
+        """
+        rest, role, turns = self._with_marks(ids), first_role, list[WrittenTurn]()
+        while True:
+            boundary = self._boundaries[role].search(rest)
+            if boundary is None:
+                return turns, False
+            text = _MARKS.sub("", rest[: boundary.start()]).strip()
+            if text or boundary["close"] or boundary["next"]:
+                turns.append(WrittenTurn(role, text))
+            if boundary["next"] is None:
+                return turns, boundary["stop"] is not None
+            rest, role = rest[boundary.end() :], _OTHER[role]
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write processor, tokenizer and chat template, so that `directory` loads like the model they came from."""
+        (self.processor or self.tokenizer).save_pretrained(directory)
+
+    def _template_source(self) -> str | None:
+        for owner in (self.processor, self.tokenizer):
+            source = getattr(owner, "chat_template", None)
+            if isinstance(source, dict):
+                source = source.get("default")
+            if source:
+                return str(source)
+        return None
+
+    def _ends(self) -> list[int]:
+        ends = getattr(self._generation_config, "eos_token_id", None)
+        if ends is None:
+            ends = self.tokenizer.eos_token_id
+        return list(ends) if isinstance(ends, list | tuple) else [] if ends is None else [ends]
+
+    @cached_property
+    def _image_token_id(self) -> int | None:
+        return None if self.image_token is None else self.tokenizer.convert_tokens_to_ids(self.image_token)
+
+    def _process_images(self, images: Sequence[LoadedImage | Image]) -> tuple[dict[str, Tensor], list[str]]:
+        """The image tensors, and for each image what stands in its place in the text."""
+        if not images:
+            return {}, []
+        assert self.processor is not None and self.image_token is not None  # the template has refused before
+        pictures = [image.rgb() if isinstance(image, LoadedImage) else image.convert("RGB") for image in images]
+        crosses = self.family in CROSS_ATTENTION
+        options = {} if crosses else {"return_text_replacement_offsets": True}
+        try:
+            made = dict(
+                self.processor(
+                    text=[self.image_token * len(images)],
+                    images=[pictures],
+                    images_kwargs={"return_tensors": "pt"},
+                    **options,
+                )
+            )
+        except ValueError as error:
+            raise DataError(f"the image processor of {self.name} refuses an image: {error}") from error
+        replaced = made.get("text_replacement_offsets")
+        inputs = {key: value for key, value in made.items() if key not in _TEXT_KEYS and key != "cross_attention_mask"}
+        return inputs, [one["replacement"] for one in replaced[0]] if replaced else [self.image_token] * len(images)
+
+    def _tokenise(self, stretches: Sequence[_Stretch], *, wrap: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids, and for each token the range of stretches that it lies in.
+
+        The whole string is tokenised at once, as the family's processor does it, unless that makes a control token of
+        a record's text.
+        """
+        whole = "".join(stretch.text for stretch in stretches)
+        made = self.tokenizer(whole, add_special_tokens=wrap, return_offsets_mapping=True, verbose=False)
+        ids, offsets = list(made["input_ids"]), made["offset_mapping"]
+        cover = list(_cover(offsets, stretches))
+        for token_id, (first, last) in zip(ids, cover, strict=True):
+            if token_id in self._controls and any(stretch.kind == "text" for stretch in stretches[first:last]):
+                ids, offsets = self._tokenise_apart(stretches, wrap=wrap)
+                return ids, list(_cover(offsets, stretches))
+        return ids, cover
+
+    def _tokenise_apart(self, stretches: Sequence[_Stretch], *, wrap: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """As the tokenizer would, but only the template's own control tokens are control tokens."""
+        before, after = self._added_around if wrap else ([], [])
+        ids, offsets = list(before), [(0, 0)] * len(before)
+        position, pending = 0, ""
+        for text, is_control in self._at_controls(stretches):
+            if not is_control:
+                pending += text
+                continue
+            for token_id, start, end in self._plain_tokens(pending):
+                ids.append(token_id)
+                offsets.append((position + start, position + end))
+            position += len(pending)
+            if text:
+                ids.append(self.tokenizer.convert_tokens_to_ids(text))
+                offsets.append((position, position + len(text)))
+            position, pending = position + len(text), ""
+        return [*ids, *after], [*offsets, *[(0, 0)] * len(after)]
+
+    def _at_controls(self, stretches: Sequence[_Stretch]) -> Iterator[tuple[str, bool]]:
+        """The string in order, cut at control tokens of the template; the last one is empty, to end what is pending."""
+        for stretch in stretches:
+            if stretch.kind == "text":
+                yield stretch.text, False
+                continue
+            position = 0
+            for control in self._control_pattern.finditer(stretch.text):
+                yield stretch.text[position : control.start()], False
+                yield control.group(), True
+                position = control.end()
+            yield stretch.text[position:], False
+        yield "", True
+
+    def _plain_tokens(self, text: str) -> list[tuple[int, int, int]]:
+        if not text:
+            return []
+        made = self._plain.encode(text, add_special_tokens=False)
+        if not self._controls.keys().isdisjoint(made.ids):
+            raise DataError(f"a text spells a control token that the tokenizer of {self.name} cannot keep as text")
+        return [(token_id, start, end) for token_id, (start, end) in zip(made.ids, made.offsets, strict=True)]
+
+    @cached_property
+    def _plain(self) -> Any:
+        """The same tokenizer without control tokens. Made only when a text spells one: it takes a second."""
+        from tokenizers import Tokenizer
+
+        parts = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        parts["added_tokens"] = [token for token in parts["added_tokens"] if token["content"].isspace()]
+        parts["post_processor"] = parts["padding"] = parts["truncation"] = None
+        return Tokenizer.from_str(json.dumps(parts))
+
+    @cached_property
+    def _added_around(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer itself adds before and after a text."""
+        made = self.tokenizer("a", return_special_tokens_mask=True)
+        ids, own = list(made["input_ids"]), [i for i, added in enumerate(made["special_tokens_mask"]) if not added]
+        return ids[: own[0]], ids[own[-1] + 1 :]
+
+    @cached_property
+    def _control_pattern(self) -> re.Pattern[str]:
+        longest_first = sorted(self._controls.values(), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+    @cached_property
+    def _boundaries(self) -> dict[str, re.Pattern[str]]:
+        """What ends a turn of each role: `close`, its own end, then `next`, a header, or `stop`, the end of all."""
+        mark = {role: self._with_marks(self._ids_of(self._template.opening(role))).strip() for role in _OTHER}
+        end_of_text = "|".join(re.escape(self._with_marks([i])) for i in self.end_of_text_ids) or "(?!)"
+        boundaries = {}
+        for role, other in _OTHER.items():
+            close = re.escape(self._with_marks(self._ids_of(self._template.closing(role))).strip())
+            go_on = rf"\s*(?P<next>{re.escape(mark[other])})"
+            if close:
+                pattern = rf"(?P<close>{close})(?:{go_on}|\s*(?P<stop>{end_of_text}|\Z))?|(?P<end>{end_of_text})"
+            else:
+                pattern = rf"(?P<close>){go_on}|(?P<stop>{end_of_text})"
+            boundaries[role] = re.compile(pattern)
+        return boundaries
+
+    def _ids_of(self, template_text: str) -> list[int]:
+        return list(self.tokenizer(template_text, add_special_tokens=False)["input_ids"])
+
+    def _with_marks(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, each control token as two lone surrogates, which no decoded text can hold."""
+        text, run = [], list[int]()
+        for token_id in (*ids, None):
+            if token_id is not None and token_id not in self._controls:
+                run.append(token_id)
+                continue
+            if run:
+                text.append(self.tokenizer.decode(run, skip_special_tokens=False))
+                run = []
+            if token_id is not None:
+                text.append(chr(0xD800 + token_id // 1024) + chr(0xDC00 + token_id % 1024))
+        return "".join(text)
+
+
+_OTHER = {"user": "assistant", "assistant": "user"}
+_MARKS = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """A piece of the conversation with its real text: the record's, or all that stands for an image."""
+
+    kind: Literal["template", "text", "image"]
+    text: str
+    in_loss: bool
+
+    @classmethod
+    def of(cls, piece: Piece, texts: Sequence[str], replacements: Sequence[str]) -> _Stretch:
+        if piece.kind == "template":
+            return cls("template", piece.text, piece.in_loss)
+        if piece.kind == "image":
+            return cls("image", replacements[piece.index], piece.in_loss)
+        text = texts[piece.index]
+        text = text.lstrip() if piece.strip_left else text
+        return cls("text", text.rstrip() if piece.strip_right else text, piece.in_loss)
+
+
+def _cover(offsets: Sequence[tuple[int, int]], stretches: Sequence[_Stretch]) -> Iterator[tuple[int, int]]:
+    """For each token the range of stretches that its characters lie in; empty for a token that stands for none."""
+    ends, total = [], 0
+    for stretch in stretches:
+        total += len(stretch.text)
+        ends.append(total)
+    first = reached = 0
+    for start, end in offsets:
+        # Some tokenizers report white space as zero characters wide; it begins where the token before it ended.
+        start = reached if start == end else start
+        if end <= start:
+            yield first, first
+            continue
+        while ends[first] <= start:
+            first += 1
+        last = first
+        while ends[last] < end:
+            last += 1
+        reached = end
+        yield first, last + 1
+
+
+def _read(messages: Sequence[Mapping[str, Any]], *, training: bool) -> tuple[tuple[Turn, ...], list[str]]:
+    """The shape of a conversation and its texts in order. Raises DataError, naming the field, for another form."""
+    turns, texts = [], []
+    for number, message in enumerate(messages):
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            raise DataError(f"messages[{number}].role: expected one of {', '.join(ROLES)}, got {role!r}")
+        if not isinstance(content, list | tuple):
+            raise DataError(f"messages[{number}].content: expected a list of parts")
+        for part in content:
+            kind = part.get("type")
+            if kind == "text" and isinstance(part.get("text"), str):
+                texts.append(_checked(part["text"]))
+            elif kind != "image":
+                raise DataError(f"messages[{number}].content: expected text and image parts, got {kind!r}")
+        train = training and bool(message.get("train", role == "assistant"))
+        turns.append(Turn(role, tuple(part["type"] for part in content), train))
+    return tuple(turns), texts
+
+
+def _checked(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError("a text holds half of a surrogate pair, which is no character") from None
+    return text
