@@ -71,7 +71,7 @@ def load(reference: Mapping[str, Any], root: str | os.PathLike[str] | None = Non
 
 def resolve(path: str, root: str | os.PathLike[str] | None = None) -> Path:
     """The file that a record's path means."""
-    return Path(path) if root is None or os.path.isabs(path) else Path(root) / path
+    return Path(path) if root is None else Path(root) / path  # an absolute path stands for itself
 
 
 def blank(size: tuple[int, int] = (336, 336)) -> LoadedImage:

@@ -1,1 +1,1 @@
-
+"""Stages over records that need no model."""

@@ -15,7 +15,7 @@ from mmkit.images import LoadedImage
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to decode. `temperature` 0 is greedy; above 0, draws depend on (seed, request id) only, where the engine can."""
+    """How to decode. `temperature` 0 is greedy; above 0, draws depend on (seed, request id) where the engine can."""
 
     max_new_tokens: int = 256
     temperature: float = 0.0

@@ -1,0 +1,5 @@
+"""`python -m mmkit`."""
+
+from mmkit.cli.main import main
+
+main()

@@ -1,0 +1,43 @@
+"""Answers that are tables: for a person on a terminal, rows for a pipe or a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def deliver(rows: Iterable[Mapping[str, Any]], table: Sequence[Sequence[str]], output: str | None) -> None:
+    """Write `rows` as JSON lines to `output` (in one step) or stdout; to a terminal show `table`, header first."""
+    import orjson
+
+    if output is None and sys.stdout.isatty():
+        show(table)
+        return
+    data = b"".join(orjson.dumps(row) + b"\n" for row in rows)
+    if output in (None, "-"):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    target = Path(str(output))
+    unfinished = target.with_name(target.name + ".part")
+    unfinished.write_bytes(data)
+    unfinished.replace(target)
+
+
+def show(table: Sequence[Sequence[str]]) -> None:
+    """Print a table to stdout; columns that are empty in every row are left out."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    header, *body = table
+    used = [i for i in range(len(header)) if any(row[i] for row in body)]
+    drawn = Table(box=SIMPLE, show_edge=False)
+    for i in used:
+        drawn.add_column(Text(header[i]), overflow="fold")
+    for row in body:
+        drawn.add_row(*(Text(row[i]) for i in used))
+    Console().print(drawn)

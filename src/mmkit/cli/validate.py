@@ -1,0 +1,28 @@
+"""mmkit validate"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mmkit.cli.options import ImageRoot, Streams
+
+
+def command(
+    streams: Streams,
+    check_ids: Annotated[
+        bool, typer.Option("--check-ids", help="Reject a repeated id (16 bytes of memory a row).")
+    ] = False,
+    check_images: Annotated[bool, typer.Option("--check-images", help="Decode every image.")] = False,
+    image_root: ImageRoot = None,
+) -> None:
+    """Check every record and pass it on unchanged.
+
+    Schema, roles, image parts against images; on demand ids and the images themselves.
+
+    Example: mmkit validate train.jsonl --check-ids --check-images --rejects bad.jsonl > good.jsonl
+    """
+    from mmkit.data.validate import validate
+
+    streams.run(validate(check_ids=check_ids, check_images=check_images, image_root=image_root))

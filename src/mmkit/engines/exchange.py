@@ -1,0 +1,69 @@
+"""Rows through an engine: requests out of rows, replies back to their rows, in order, one bad row at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from mmkit.engines import Request
+from mmkit.errors import MmkitError
+from mmkit.streams import Kept, Outcome, Rejected, Row
+from mmkit.streams.rows import Dropped
+
+Answer = TypeVar("Answer")
+
+
+def exchange(
+    rows: Iterable[Row],
+    requests_of: Callable[[Row], Sequence[Request]],
+    ask: Callable[[Iterable[Request]], Iterator[Answer]],
+    finish: Callable[[Row, Sequence[Answer]], Row | Iterable[Row] | Dropped],
+) -> Iterator[Outcome]:
+    """Ask about every row and give each row's outcome, in input order.
+
+    `requests_of` makes a row's requests (one or more), `ask` is the engine's method, `finish` makes the outcome from
+    the row's answers. An MmkitError from `requests_of` or `finish` rejects that row alone. The engine sees one
+    unbroken stream of requests; rows wait here only as long as their answers are under way.
+    """
+    waiting: deque[tuple[Row, int]] = deque()  # rows and how many answers each waits for
+    failed: deque[Rejected] = deque()  # rows that could not be asked about, until their turn comes
+
+    def requests() -> Iterator[Request]:
+        for row in rows:
+            try:
+                own = requests_of(row)
+            except MmkitError as error:
+                failed.append(Rejected.of(row, error))
+                continue
+            waiting.append((row, len(own)))
+            yield from own
+
+    answers = ask(requests())
+    for first in answers:
+        row, count = waiting.popleft()
+        while failed and failed[0].position < row.position:
+            yield failed.popleft()
+        own_answers = [first, *itertools.islice(answers, count - 1)]
+        yield from _outcomes(row, own_answers, finish)
+    if waiting:
+        raise RuntimeError(f"the engine gave no answer for {waiting[0][0].where}")
+    yield from failed
+
+
+def _outcomes(
+    row: Row, answers: Sequence[Answer], finish: Callable[[Row, Sequence[Answer]], Row | Iterable[Row] | Dropped]
+) -> Iterator[Outcome]:
+    try:
+        result = finish(row, answers)
+    except MmkitError as error:
+        yield Rejected.of(row, error)
+        return
+    if isinstance(result, Dropped):
+        yield result
+    elif isinstance(result, Row):
+        yield Kept(result)
+    else:
+        for out in result:
+            yield Kept(out)

@@ -1,0 +1,23 @@
+"""Streams of records: JSONL, Arrow and Parquet in and out, with every row accounted for and every run resumable.
+
+`run` is what a command calls: it reads rows, hands them to a stage, and writes what comes back.
+"""
+
+from mmkit.streams.rows import Dropped, Kept, Outcome, Rejected, Row, Used, each
+from mmkit.streams.run import StreamOptions, Summary, run
+from mmkit.streams.sources import read, read_records
+
+__all__ = [
+    "Dropped",
+    "Kept",
+    "Outcome",
+    "Rejected",
+    "Row",
+    "StreamOptions",
+    "Summary",
+    "Used",
+    "each",
+    "read",
+    "read_records",
+    "run",
+]

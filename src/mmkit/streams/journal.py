@@ -1,0 +1,122 @@
+"""The journal of a run with `-o FILE`: what has been done, so that a killed run goes on.
+
+While a run is under way its rows are in `FILE.part` and its journal in `FILE.journal`: a line that says what the run
+is, then a line a checkpoint. A checkpoint holds how many input rows are wholly done and how long each output file was
+at that moment; going on means cutting the files to these lengths and reading on from that row. When the run is done
+the part file takes the place of FILE in one step and the journal goes away.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mmkit.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The state after `position` input rows: checksum of the input so far, file lengths in bytes, and counts."""
+
+    position: int = 0
+    crc: int = 0
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class Journal:
+    """Reads and writes the journal of one output file."""
+
+    def __init__(self, target: Path, identity: Mapping[str, Any]) -> None:
+        """`identity` is what makes it the same run: command, arguments, contents of side inputs."""
+        self.path = target.with_name(target.name + ".journal")
+        self.part = target.with_name(target.name + ".part")
+        self._target = target
+        self._identity = {key: _plain(value) for key, value in identity.items()}
+        self._file: Any = None
+        self.last_position = 0
+        """How many input rows the newest checkpoint calls done."""
+
+    def last_checkpoint(self) -> Checkpoint:
+        """Where to go on; the beginning if there is nothing to go on from.
+
+        Raises UsageError if the journal belongs to a run with other arguments: going on would mix two runs, starting
+        over would throw work away, and only the user knows which is right.
+        """
+        if not self.path.exists() or not self.part.exists():
+            return Checkpoint()
+        lines = self.path.read_bytes().split(b"\n")
+        entries = [_loads(line) for line in lines]
+        if not entries or not isinstance(entries[0], dict) or "run" not in entries[0]:
+            return Checkpoint()
+        self._require_same(entries[0]["run"])
+        for entry in reversed(entries[1:]):
+            if isinstance(entry, dict):
+                return Checkpoint(**entry)
+        return Checkpoint()
+
+    def open(self, checkpoint: Checkpoint) -> None:
+        """Start writing: a fresh journal, or behind the given checkpoint."""
+        first = orjson.dumps({"run": self._identity})
+        begin = [first] if not checkpoint.position else [first, orjson.dumps(asdict(checkpoint))]
+        temporary = self.path.with_name(self.path.name + ".new")
+        temporary.write_bytes(b"\n".join(begin) + b"\n")
+        temporary.replace(self.path)
+        self._file = self.path.open("ab", buffering=0)
+        self.last_position = checkpoint.position
+
+    def add(self, checkpoint: Checkpoint) -> None:
+        """One more checkpoint. The output files must have been flushed before."""
+        self._file.write(orjson.dumps(asdict(checkpoint)) + b"\n")
+        self.last_position = checkpoint.position
+
+    def close(self) -> None:
+        """Stop writing, leaving the journal for a later run."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def finish(self) -> None:
+        """The run is done: forget the journal and the part file."""
+        self.close()
+        self.part.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+    def _require_same(self, other: Mapping[str, Any]) -> None:
+        for key in sorted({*self._identity, *other}):
+            mine, theirs = self._identity.get(key), other.get(key)
+            if mine != theirs:
+                raise UsageError(
+                    f"{self.part} belongs to an unfinished run with {key} {_shown(theirs)}, now {_shown(mine)}; "
+                    f"give the same arguments to go on with it, or remove it to start over: "
+                    f"rm {self.part} {self.path}"
+                )
+
+
+def sync(path: Path) -> None:
+    """Have the file's bytes on the disk before what comes next."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _plain(value: Any) -> Any:
+    return orjson.loads(orjson.dumps(value, default=str))
+
+
+def _loads(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None  # the torn last line of a killed run
+
+
+def _shown(value: Any) -> str:
+    return orjson.dumps(value).decode()[:80]

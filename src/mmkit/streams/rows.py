@@ -1,0 +1,205 @@
+"""A row, what can become of it, and its JSON form.
+
+JSON is parsed by orjson, which would silently keep the last of two equal keys and turn integers beyond 64 bit into
+floats. `parse` refuses both, so that no command alters a value that it did not mean to touch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from mmkit.errors import DataError, MmkitError
+from mmkit.records import Record, check, is_canonical, made_id, normalise
+
+
+@dataclass(slots=True)
+class Row:
+    """A record and where it came from.
+
+    `position` counts all input rows from 0, across files. `raw` holds the bytes that the record was read from as long
+    as they say the same as the record; a stage that changes a record sets it to None (see `replaced`). `crc` is the
+    checksum of the input up to and including this row, where the run keeps a journal.
+    """
+
+    record: Record
+    position: int
+    source: str
+    line: int
+    raw: bytes | None = None
+    crc: int = 0
+
+    @property
+    def where(self) -> str:
+        """File and line, for messages."""
+        return f"{self.source}:{self.line}"
+
+    def replaced(self, record: Record) -> Row:
+        """This row with another record in it."""
+        return Row(record, self.position, self.source, self.line, None, self.crc)
+
+
+@dataclass(slots=True)
+class Kept:
+    """A row that goes to the output. One input row may give several."""
+
+    row: Row
+
+
+@dataclass(slots=True)
+class Used:
+    """A row that went into a result which comes at the end (a score, a count)."""
+
+    row: Row
+
+
+@dataclass(slots=True)
+class Dropped:
+    """A row that the command decided against."""
+
+    row: Row
+    reason: str
+
+
+@dataclass(slots=True)
+class Rejected:
+    """A row that could not be processed. `record` is what could be read of it: an object, or the text of the line."""
+
+    position: int
+    source: str
+    line: int
+    record: Record | str
+    error: MmkitError
+    crc: int = 0
+
+    @classmethod
+    def of(cls, row: Row, error: MmkitError) -> Rejected:
+        """The rejection of a row that had been read."""
+        return cls(row.position, row.source, row.line, row.record, error, row.crc)
+
+
+Outcome = Kept | Used | Dropped | Rejected
+Stage = Callable[[Iterator[Row]], Iterator[Outcome]]
+
+
+def each(function: Callable[[Row], Row | Iterable[Row] | Dropped]) -> Stage:
+    """A stage that treats every row by itself. What `function` raises as an MmkitError rejects that row alone."""
+
+    def stage(rows: Iterator[Row]) -> Iterator[Outcome]:
+        for row in rows:
+            try:
+                result = function(row)
+            except MmkitError as error:
+                yield Rejected.of(row, error)
+                continue
+            if isinstance(result, Row):
+                yield Kept(result)
+            elif isinstance(result, Dropped):
+                yield result
+            else:
+                for out in result:
+                    yield Kept(out)
+
+    return stage
+
+
+Check = Literal["record", "json"]
+
+
+def parse(raw: bytes, line: int, kind: Check = "record") -> tuple[Record, bool]:
+    """The record in one line of JSON, and whether the line's own bytes may stand for it.
+
+    With `kind` "json" any object is taken as it is (tables of scores, groups, weights). Raises DataError.
+    """
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise DataError(_why_invalid(raw, error)) from None
+    if type(value) is not dict:
+        if type(value) is list:
+            raise DataError("an array where one JSON object a line is expected (for a JSON list use --from json)")
+        raise DataError(f"expected a JSON object, got {orjson.dumps(value).decode()[:40]}")
+    _require_exact(raw, value)
+    if kind == "json":
+        return value, True
+    if is_canonical(value):
+        check(value)
+        return value, True
+    record = normalise(value, made_id(raw, line))
+    check(record)
+    return record, False
+
+
+def encode(record: Record) -> bytes:
+    """One line of JSON without its newline. Raises DataError for what JSON cannot hold."""
+    try:
+        return orjson.dumps(record)
+    except TypeError as error:
+        if any(isinstance(image.get("bytes"), bytes) for image in record.get("images") or ()):
+            raise DataError(
+                "images hold inline bytes, which JSONL does not carry: write .parquet or .arrow, "
+                "or put the images into files with: mmkit convert --images-to DIR"
+            ) from None
+        raise DataError(f"the record cannot be written as JSON: {error}") from None
+
+
+def _require_exact(raw: bytes, value: dict[str, Any]) -> None:
+    """Refuse what orjson read differently from what is written: duplicate keys and integers beyond 64 bit.
+
+    Parsing every line a second time would cost more than everything else, so cheap tests come first. If the line is
+    what orjson would write, nothing was lost. Otherwise count `":`, which ends every key: strings hold the same number
+    of them on both sides unless they are escaped in another way, so a key that is missing shows. A lost integer has
+    turned into a float of at least 2^63, which orjson writes with an exponent of 18 or more.
+    """
+    written = orjson.dumps(value)
+    if written == raw:
+        return
+    if (
+        raw.count(b'":') == written.count(b'":')
+        and b" :" not in raw
+        and b"\t:" not in raw
+        and b"\\u0022" not in raw
+        and not _may_hold_lost_integer(raw, written)
+    ):
+        return
+    _parse_strictly(raw)
+
+
+_DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
+_LONG_NUMBER = b"0" * 19
+
+
+def _may_hold_lost_integer(raw: bytes, written: bytes) -> bool:
+    return b"e" in written and _LONG_NUMBER in raw.translate(_DIGITS_TO_ZERO)
+
+
+def _parse_strictly(raw: bytes) -> None:
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(items)
+        if len(result) != len(items):
+            seen: set[str] = set()
+            twice = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise DataError(f'duplicate key "{twice[:40]}"')
+        return result
+
+    def integer(digits: str) -> int:
+        if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+            raise DataError(f"an integer beyond 64 bit ({digits[:24]}…) cannot be carried exactly")
+        return int(digits)
+
+    json.loads(raw, object_pairs_hook=pairs, parse_int=integer)
+
+
+def _why_invalid(raw: bytes, error: orjson.JSONDecodeError) -> str:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as broken:
+        return f"not valid UTF-8 (byte {broken.start + 1} of the line)"
+    for word in ("NaN", "Infinity"):
+        if word.encode() in raw:
+            return f"invalid JSON at column {error.colno}: {error.msg} ({word} is not JSON; use null)"
+    return f"invalid JSON at column {error.colno}: {error.msg}"

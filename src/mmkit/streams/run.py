@@ -1,0 +1,308 @@
+"""A run: rows in, a stage, rows out, and the account of every row."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmkit import console
+from mmkit.errors import DataError, LimitError
+from mmkit.records import Record
+from mmkit.streams import sinks
+from mmkit.streams.journal import Checkpoint, Journal, sync
+from mmkit.streams.rows import Check, Dropped, Kept, Outcome, Rejected, Row, Stage
+from mmkit.streams.sources import Format, format_of, read
+
+_CHECKPOINT_EVERY_S = 0.5
+_SYNC_EVERY_S = 5.0
+_RATE_FROM_ROWS = 100
+STDOUT = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """What every command that streams records takes from its command line."""
+
+    inputs: Sequence[str] = ()
+    output: str | None = None
+    from_format: Format | None = None
+    to_format: Format | None = None
+    rejects: str | None = None
+    dropped: str | None = None
+    max_reject_rate: float | None = None
+    limit: int | None = None
+    shard: tuple[int, int] | None = None
+
+
+@dataclass(slots=True)
+class Summary:
+    """How many rows came in and what became of them; `written` counts rows out, where one gives several or none."""
+
+    read: int = 0
+    kept: int = 0
+    written: int = 0
+    dropped: int = 0
+    rejected: int = 0
+    resumed_at: int = 0
+    duration_s: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        """The part that a checkpoint holds."""
+        return {
+            "read": self.read,
+            "kept": self.kept,
+            "written": self.written,
+            "dropped": self.dropped,
+            "rejected": self.rejected,
+        }
+
+    def line(self) -> str:
+        """One line for a person."""
+        went_on = f" (went on at row {self.resumed_at:,})" if self.resumed_at else ""
+        notes = "".join(f"; {note}" for note in self.notes)
+        made = "" if self.written == self.kept else f" (as {self.written:,} rows out)"
+        return (
+            f"{self.read:,} rows in{went_on}, {self.kept:,} kept{made}, {self.dropped:,} dropped, "
+            f"{self.rejected:,} rejected, {console.seconds(self.duration_s)}{notes}"
+        )
+
+
+def run(
+    stage: Stage,
+    options: StreamOptions,
+    *,
+    command: str,
+    identity: Mapping[str, Any] | None = None,
+    window: int = 1,
+    kind: Check = "record",
+    resumable: bool = True,
+) -> Summary:
+    """Read rows, hand them to `stage`, write what it gives back, and account for every row.
+
+    `identity` holds the arguments that decide the output's bytes: a killed run goes on only if they are the same.
+    `window` is how many rows the stage treats as one batch (an engine's window): checkpoints lie between batches.
+    `resumable` is false for a stage whose output is not a row-by-row matter (a score over all rows).
+    Raises what the first rejected row says if no `--rejects` file takes it, LimitError when more rows are rejected
+    than `max_reject_rate` allows, and RuntimeError (a bug) if a row was not accounted for.
+    """
+    return _Run(options, command, dict(identity or {}), window, kind, resumable).go(stage)
+
+
+class _Run:
+    def __init__(
+        self,
+        options: StreamOptions,
+        command: str,
+        identity: dict[str, Any],
+        window: int,
+        kind: Check,
+        resumable: bool,
+    ) -> None:
+        self._options, self._command, self._window, self._kind = options, command, window, kind
+        self._resumable = resumable
+        self._summary = Summary()
+        self._unread: deque[Rejected] = deque()  # rows that could not be read, until their turn in the output comes
+        self._handed: deque[int] = deque()  # positions of the rows that the stage has not answered for yet
+        self._last: tuple[int, int] | None = None  # position and checksum of the row answered for last
+        self._last_settled = -1
+        self._started = time.monotonic()
+        self._next_checkpoint = self._started + _CHECKPOINT_EVERY_S
+        self._next_sync = self._started + _SYNC_EVERY_S
+        self._target = _regular_target(options.output)
+        self._journal: Journal | None = None
+        self._resume_from = Checkpoint()
+        if self._target is not None:
+            same = {"command": command, "inputs": list(options.inputs), "limit": options.limit, "shard": options.shard}
+            self._journal = Journal(self._target, {**same, **identity})
+            self._resume_from = self._journal.last_checkpoint()
+
+    def go(self, stage: Stage) -> Summary:
+        start = self._resume_from
+        for name, count in start.counts.items():
+            setattr(self._summary, name, count)
+        self._summary.resumed_at = start.position
+        try:
+            with ExitStack() as stack:
+                self._open_outputs(stack)
+                try:
+                    for outcome in self._in_order(stage(self._rows())):
+                        self._take(outcome)
+                    self._check_rate(from_rows=1)
+                    self._sink.close()
+                except BaseException:
+                    self._give_up()
+                    raise
+            if self._journal is not None and self._target is not None:
+                sinks.finalise(self._journal.part, self._target, self._target_format())
+                self._journal.finish()
+        except OSError as error:
+            full = sinks.full_disk(error, self._options.output or "stdout")
+            if full is None:
+                raise
+            raise full from None
+        self._summary.duration_s = time.monotonic() - self._started
+        return self._summary
+
+    def _target_format(self) -> Format:
+        return self._options.to_format or format_of(str(self._target)) or "jsonl"
+
+    def _open_outputs(self, stack: ExitStack) -> None:
+        options, lengths = self._options, self._resume_from.lengths
+        self._rejects = _side_file(stack, options.rejects, lengths.get("rejects", 0))
+        self._dropped = _side_file(stack, options.dropped, lengths.get("dropped", 0))
+        if self._journal is not None:
+            self._sink: sinks.Sink = sinks.to_part(self._journal.part, lengths.get("output", 0))
+            self._journal.open(self._resume_from)
+            stack.callback(self._journal.close)
+        elif options.output in (None, STDOUT):
+            self._sink = sinks.to_stdout(options.to_format)
+        else:
+            self._sink = sinks.to_device(Path(options.output or ""))
+
+    def _rows(self) -> Iterator[Row]:
+        """The rows that could be read, for the stage; the others are kept for `_in_order`."""
+        options, start = self._options, self._resume_from.position
+        rows = read(
+            options.inputs, fmt=options.from_format, kind=self._kind, start=start, checksum=self._journal is not None
+        )
+        if start:
+            self._require_same_input(next(rows, None), start)
+        index, count = options.shard or (0, 1)
+        for row in rows:
+            if options.limit is not None and row.position >= options.limit:
+                return
+            if count > 1 and row.position % count != index:
+                continue
+            if isinstance(row, Rejected):
+                self._unread.append(row)
+            else:
+                self._handed.append(row.position)
+                yield row
+
+    def _require_same_input(self, row: Row | Rejected | None, start: int) -> None:
+        if row is None or row.crc != self._resume_from.crc:
+            output = self._options.output
+            raise DataError(
+                f"the input is not the one that {output} was begun with (its first {start:,} rows differ); "
+                f"to start over: rm {output}.part {output}.journal"
+            )
+
+    def _in_order(self, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+        """What the stage says, with the rows that could not be read in their places; no row may be missing."""
+        for outcome in outcomes:
+            position = outcome.position if isinstance(outcome, Rejected) else outcome.row.position
+            while self._unread and self._unread[0].position < position:
+                yield self._unread.popleft()
+            if position != self._last_settled:
+                expected = self._handed.popleft() if self._handed else None
+                if expected != position:
+                    raise RuntimeError(f"{self._command}: the stage answered for row {position}, not for {expected}")
+                self._last_settled = position
+            yield outcome
+        yield from self._unread
+        if self._handed:
+            raise RuntimeError(f"{self._command}: {len(self._handed)} rows are not accounted for")
+
+    def _take(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Rejected):
+            self._begin_row(outcome.position, outcome.crc)
+            self._reject(outcome)
+            return
+        row = outcome.row
+        new = self._begin_row(row.position, row.crc)
+        if isinstance(outcome, Kept):
+            try:
+                self._sink.write(row)
+            except DataError as error:
+                self._reject(Rejected.of(row, error))
+                return
+            self._summary.kept += new
+            self._summary.written += 1
+        elif isinstance(outcome, Dropped):
+            self._summary.dropped += 1
+            if self._dropped is not None:
+                self._dropped.write_line(_account(self._command, row.source, row.line, outcome.reason, row.record))
+        else:
+            self._summary.kept += new
+
+    def _reject(self, rejected: Rejected) -> None:
+        self._summary.rejected += 1
+        if self._rejects is None:
+            raise type(rejected.error)(f"{rejected.source}:{rejected.line}: {rejected.error}") from rejected.error
+        reason = str(rejected.error)
+        self._rejects.write_line(_account(self._command, rejected.source, rejected.line, reason, rejected.record))
+        self._check_rate(from_rows=_RATE_FROM_ROWS)
+
+    def _check_rate(self, from_rows: int) -> None:
+        limit, summary = self._options.max_reject_rate, self._summary
+        if limit is not None and summary.read >= from_rows and summary.rejected > limit * summary.read:
+            raise LimitError(
+                f"{summary.rejected:,} of {summary.read:,} rows rejected, more than --max-reject-rate {limit:g} allows "
+                f"(see {self._options.rejects})"
+            )
+
+    def _begin_row(self, position: int, crc: int) -> bool:
+        """Called before an outcome is written; whether it is the row's first. Between windows a checkpoint may lie."""
+        last = self._last
+        if last is not None and last[0] == position:
+            return False
+        if (
+            last is not None
+            and self._journal is not None
+            and self._resumable
+            and position // self._window != last[0] // self._window
+            and time.monotonic() >= self._next_checkpoint
+        ):
+            self._save_checkpoint(self._journal, *last)
+        self._last = (position, crc)
+        self._summary.read += 1
+        return True
+
+    def _save_checkpoint(self, journal: Journal, position: int, crc: int) -> None:
+        lengths = {"output": self._sink.flush()}
+        for name, side in (("rejects", self._rejects), ("dropped", self._dropped)):
+            if side is not None:
+                lengths[name] = side.flush()
+        now = time.monotonic()
+        self._next_checkpoint = now + _CHECKPOINT_EVERY_S
+        if now >= self._next_sync:
+            self._next_sync = now + _SYNC_EVERY_S
+            sync(journal.part)
+        journal.add(Checkpoint(position + 1, crc, lengths, self._summary.counts()))
+
+    def _give_up(self) -> None:
+        """Leave what a later run can go on from, and nothing if there is nothing."""
+        if self._journal is None:
+            return
+        done = self._journal.last_position
+        if done:
+            console.say(f"mmkit {self._command}: the first {done:,} rows are kept; the same command goes on from there")
+        else:
+            self._journal.finish()
+
+
+def _account(command: str, source: str, line: int, reason: str, record: Record | str) -> bytes:
+    """A line of a rejects or dropped file."""
+    return sinks.encode_part({"command": command, "source": source, "line": line, "reason": reason, "record": record})
+
+
+def _side_file(stack: ExitStack, path: str | None, length: int) -> sinks.LineSink | None:
+    if path is None:
+        return None
+    side = sinks.LineSink(sinks.reopened(Path(path), length), length)
+    stack.callback(side.close)
+    return side
+
+
+def _regular_target(output: str | None) -> Path | None:
+    """The file to write in one step at the end; None for stdout, devices and pipes, which are written as rows come."""
+    if output in (None, STDOUT):
+        return None
+    path = Path(output)
+    return None if path.exists() and not path.is_file() else path

@@ -1,0 +1,217 @@
+"""Where rows come from: files or stdin, as JSON lines (plain, gz, zst), a JSON list, Arrow IPC or Parquet.
+
+A format follows the file's suffix; stdin is told by its first bytes. `read` never stops at a bad row: it yields it as
+`Rejected`, in its place, and what becomes of it is decided by the run.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Literal, cast, get_args
+
+import orjson
+
+from mmkit.errors import DataError, MissingInputError, UsageError
+from mmkit.records import Record
+from mmkit.streams.rows import Check, Rejected, Row, parse
+
+Format = Literal["jsonl", "json", "arrow", "parquet"]
+FORMATS: tuple[str, ...] = get_args(Format)
+STDIN = "-"
+_BUFFER = 1 << 20
+_GZIP, _ZSTD, _ARROW_FILE, _ARROW_STREAM, _PARQUET = (
+    b"\x1f\x8b",
+    b"\x28\xb5\x2f\xfd",
+    b"ARROW1",
+    b"\xff\xff\xff\xff",
+    b"PAR1",
+)
+_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".arrow": "arrow", ".parquet": "parquet"}
+
+
+def format_of(path: str) -> Format | None:
+    """The format that a path's suffix names, a compression suffix aside; None where it names none."""
+    name = Path(path)
+    if name.suffix in (".gz", ".zst"):
+        name = name.with_suffix("")
+    return cast("Format | None", _SUFFIXES.get(name.suffix))
+
+
+def read(
+    inputs: Sequence[str],
+    *,
+    fmt: Format | None = None,
+    kind: Check = "record",
+    start: int = 0,
+    checksum: bool = False,
+) -> Iterator[Row | Rejected]:
+    """All rows of `inputs`, one file after the other; no input, or "-", is stdin.
+
+    Rows before position `start` are passed over (and go into the checksum). Raises MissingInputError for a file that
+    is not there, before the first row; DataError for a file whose container is broken.
+    """
+    names = list(inputs) or [STDIN]
+    for name in names:
+        if name != STDIN and not Path(name).exists():
+            raise MissingInputError(f"{name}: no such file")
+        if name != STDIN and Path(name).is_dir():
+            raise MissingInputError(f"{name}: is a directory; name the files in it")
+    position = crc = 0
+    for name in names:
+        for row in _read_one(name, fmt, kind, position, crc if checksum else None, start):
+            position, crc = row.position + 1, row.crc
+            if row.position >= start:
+                yield row
+            elif row.position == start - 1:
+                yield row  # the last row that was done: the run compares its checksum with the journal's
+
+
+def read_records(path: str, *, kind: Check = "record", fmt: Format | None = None) -> Iterator[Record]:
+    """The records of one side input (captions, weights, scores). The first bad row is an error with file and line."""
+    for row in read([path], fmt=fmt, kind=kind):
+        if isinstance(row, Rejected):
+            raise type(row.error)(f"{row.source}:{row.line}: {row.error}")
+        yield row.record
+
+
+def _read_one(
+    name: str, fmt: Format | None, kind: Check, position: int, crc: int | None, start: int
+) -> Iterator[Row | Rejected]:
+    shown = "<stdin>" if name == STDIN else name
+    with _open(name) as raw_file:
+        head = raw_file.peek(8)[:8]
+        file = _decompressed(raw_file, head, shown)
+        if file is not raw_file:
+            head = file.peek(8)[:8]
+        chosen = fmt or (format_of(name) if name != STDIN else None) or _sniffed(head)
+        if chosen == "jsonl":
+            yield from _read_lines(file, shown, kind, position, crc, start)
+            return
+        yield from _read_whole(_containers(chosen, file, name, shown), shown, kind, position, crc)
+
+
+def _open(name: str) -> io.BufferedReader:
+    try:
+        file = io.FileIO(sys.stdin.fileno(), closefd=False) if name == STDIN else io.FileIO(name)
+    except OSError as error:
+        raise MissingInputError(f"{name}: {error.strerror}") from None
+    return io.BufferedReader(file, _BUFFER)
+
+
+def _decompressed(file: io.BufferedReader, head: bytes, shown: str) -> io.BufferedReader:
+    if head.startswith(_GZIP):
+        import gzip
+
+        return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=file)), _BUFFER)
+    if head.startswith(_ZSTD):
+        from backports import zstd
+
+        return io.BufferedReader(cast(io.RawIOBase, zstd.ZstdFile(file)), _BUFFER)
+    return file
+
+
+def _sniffed(head: bytes) -> Format:
+    if head.startswith((_ARROW_FILE, _ARROW_STREAM)):
+        return "arrow"
+    return "parquet" if head.startswith(_PARQUET) else "jsonl"
+
+
+def _read_lines(
+    file: IO[bytes], shown: str, kind: Check, position: int, crc: int | None, start: int
+) -> Iterator[Row | Rejected]:
+    number = 0
+    checksum = crc or 0
+    for raw_line in _lines(file, shown):
+        number += 1
+        raw = raw_line.strip()
+        if number == 1:
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
+        if not raw:
+            continue
+        if crc is not None:
+            checksum = zlib.crc32(raw, checksum)
+        if position < start:
+            yield Row({}, position, shown, number, None, checksum)
+            position += 1
+            continue
+        try:
+            record, as_read = parse(raw, number, kind)
+            yield Row(record, position, shown, number, raw if as_read else None, checksum)
+        except DataError as error:
+            if not raw_line.endswith(b"\n") and str(error).startswith("invalid JSON"):
+                error = DataError(f"the last line is torn (no newline at its end): {error}")
+            text = raw[:_SHOWN_OF_BAD_LINE].decode("utf-8", "backslashreplace")
+            yield Rejected(position, shown, number, text, error, checksum)
+        position += 1
+
+
+_SHOWN_OF_BAD_LINE = 1 << 26
+
+
+def _lines(file: IO[bytes], shown: str) -> Iterator[bytes]:
+    """The file's lines; a stream that breaks off in the middle of its compression is bad data, not a bug."""
+    try:
+        yield from file
+    except Exception as error:
+        # gzip raises EOFError, zlib.error and an OSError without a number; zstd an error of its own, not imported here.
+        torn = isinstance(error, EOFError | zlib.error) or type(error).__name__ == "ZstdError"
+        if torn or (isinstance(error, OSError) and error.errno is None):
+            raise DataError(f"{shown}: the compressed stream is broken or torn: {error}") from None
+        raise
+
+
+def _containers(fmt: Format, file: io.BufferedReader, name: str, shown: str) -> Iterable[Record]:
+    if fmt == "json":
+        return _read_json_list(file, shown)
+    from mmkit.streams import tables
+
+    if fmt == "arrow":
+        return tables.read_arrow(file, shown)
+    if name == STDIN:
+        raise UsageError("Parquet cannot be read from a pipe: name the file, or pipe Arrow (--to arrow)")
+    return tables.read_parquet(name)
+
+
+def _read_json_list(file: IO[bytes], shown: str) -> Iterable[Record]:
+    data = file.read()
+    if not data.strip():
+        return []
+    try:
+        rows = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"{shown}:{error.lineno}: invalid JSON: {error.msg}") from None
+    if not isinstance(rows, list):
+        raise DataError(f"{shown}: expected a JSON list of records (one object a line is .jsonl)")
+    return rows
+
+
+def _read_whole(
+    rows: Iterable[Record], shown: str, kind: Check, position: int, crc: int | None
+) -> Iterator[Row | Rejected]:
+    """Rows of a container that is no text: checked like lines, numbered from 1, with no original bytes."""
+    checksum = crc or 0
+    for number, value in enumerate(rows, 1):
+        raw = orjson.dumps(value, default=repr)
+        if crc is not None:
+            checksum = zlib.crc32(raw, checksum)
+        try:
+            yield Row(_checked(value, raw, number, kind), position, shown, number, None, checksum)
+        except DataError as error:
+            yield Rejected(position, shown, number, raw.decode("utf-8", "replace"), error, checksum)
+        position += 1
+
+
+def _checked(value: object, raw: bytes, number: int, kind: Check) -> Record:
+    from mmkit.records import check, is_canonical, made_id, normalise
+
+    if not isinstance(value, dict):
+        raise DataError(f"expected an object, got {raw[:40].decode('utf-8', 'replace')}")
+    if kind == "json":
+        return value
+    record = value if is_canonical(value) else normalise(value, made_id(raw, number))
+    check(record)
+    return record
