@@ -46,6 +46,8 @@ def collate(
         batch |= _merge_images(images, row_wise=family in ROW_WISE_IMAGES)
     if family in CROSS_ATTENTION and any(with_images):
         assert image_token_id is not None
+        # An image that is only padding shows its first tile, as the family's processor has it; no token looks at it.
+        batch["aspect_ratio_mask"][..., 0] = 1
         batch["cross_attention_mask"] = _cross_attention_mask(batch, image_token_id)
     return batch
 

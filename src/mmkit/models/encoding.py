@@ -8,9 +8,7 @@ tokenised with these switched off.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +17,10 @@ from mmkit.errors import DataError
 from mmkit.images import LoadedImage
 from mmkit.models import collating
 from mmkit.models.families import CROSS_ATTENTION
-from mmkit.models.templates import ChatTemplate, Piece, Turn
+from mmkit.models.templates import ChatTemplate, Turn
+from mmkit.models.tokens import CarefulTokenizer, Stretch
+from mmkit.models.turns import TurnCutter, WrittenTurn
+from mmkit.records import ROLES
 
 if TYPE_CHECKING:
     import os
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-ROLES = ("system", "user", "assistant")
 _TEXT_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "text_replacement_offsets")
 
 
@@ -46,14 +46,6 @@ class Encoded:
     num_image_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenTurn:
-    """One turn of a conversation that a model wrote by itself."""
-
-    role: str
-    text: str
-
-
 class Chat:
     """The processor (for a text model, the tokenizer) of one model, without its weights. Made by `loading.load_chat`.
 
@@ -66,12 +58,8 @@ class Chat:
         self.family: str = config.model_type
         self.processor = processor if hasattr(processor, "tokenizer") else None
         self.tokenizer = processor if self.processor is None else processor.tokenizer
-        if not self.tokenizer.is_fast:
-            raise DataError(f"{name} has a tokenizer that gives no character positions; a fast one is needed")
         self.image_token: str | None = getattr(self.processor, "image_token", None)
-        added = self.tokenizer.added_tokens_decoder.items()
-        # Runs of white space are added tokens in some vocabularies; they control nothing.
-        self._controls: dict[int, str] = {i: token.content for i, token in added if not token.content.isspace()}
+        self._tokens = CarefulTokenizer(name, self.tokenizer)
         self._template = ChatTemplate(name, self.tokenizer, self._template_source(), self.image_token)
         self._generation_config = generation_config
 
@@ -86,7 +74,7 @@ class Chat:
         """The control token that closes an assistant turn."""
         if self._template_source() is None:
             return None
-        found = self._control_pattern.match(self._template.closing("assistant").lstrip())
+        found = self._tokens.control_pattern.match(self._template.closing("assistant").lstrip())
         return self.tokenizer.convert_tokens_to_ids(found.group()) if found else None
 
     @cached_property
@@ -120,10 +108,10 @@ class Chat:
         end_of_text = self.tokenizer.convert_ids_to_tokens(ends[0]) if ends else None
         pieces = self._template.layout(shape, open_turn, end_of_text)
         image_inputs, replacements = self._process_images(images)
-        stretches = [_Stretch.of(piece, texts, replacements) for piece in pieces]
+        stretches = [Stretch.of(piece, texts, replacements) for piece in pieces]
         bos = self.tokenizer.bos_token
-        starts_itself = bool(bos) and bool(stretches) and stretches[0].text.startswith(bos)
-        ids, cover = self._tokenise(stretches, wrap=self.processor is not None and not starts_itself)
+        starts_itself = bool(bos and pieces and pieces[0].text.startswith(bos))
+        ids, cover = self._tokens.tokenise(stretches, wrap=self.processor is not None and not starts_itself)
         in_loss = [any(stretch.in_loss for stretch in stretches[first:last]) for first, last in cover]
         if open_turn is None and not any(in_loss):
             raise DataError("no turn of this conversation is learned: it has no assistant turn that is trained")
@@ -134,7 +122,7 @@ class Chat:
 
     def encode_text(self, text: str) -> list[int]:
         """The tokens of a raw prompt, with the start token that the tokenizer adds; what `text` spells stays text."""
-        return self._tokenise([_Stretch("text", _checked(text), False)], wrap=True)[0]
+        return self._tokens.tokenise([Stretch("text", _checked(text), False)], wrap=True)[0]
 
     def collate(self, samples: Sequence[Encoded], *, padding_side: Literal["left", "right"]) -> dict[str, Tensor]:
         """One batch of model inputs: input_ids and attention_mask (rows × longest), and what images need.
@@ -163,17 +151,11 @@ class Chat:
         Turns end at the template's control tokens, never at text that merely spells them. The second value is False
         where the writing stops inside a turn or a header; that last turn is left out.
         """
-        rest, role, turns = self._with_marks(ids), first_role, list[WrittenTurn]()
-        while True:
-            boundary = self._boundaries[role].search(rest)
-            if boundary is None:
-                return turns, False
-            text = _MARKS.sub("", rest[: boundary.start()]).strip()
-            if text or boundary["close"] or boundary["next"]:
-                turns.append(WrittenTurn(role, text))
-            if boundary["next"] is None:
-                return turns, boundary["stop"] is not None
-            rest, role = rest[boundary.end() :], _OTHER[role]
+        return self._turn_cutter.cut(ids, first_role)
+
+    @cached_property
+    def _turn_cutter(self) -> TurnCutter:
+        return TurnCutter(self._template, self._tokens, self.end_of_text_ids)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write processor, tokenizer and chat template, so that `directory` loads like the model they came from."""
@@ -221,163 +203,6 @@ class Chat:
         inputs = {key: value for key, value in made.items() if key not in _TEXT_KEYS and key != "cross_attention_mask"}
         return inputs, [one["replacement"] for one in replaced[0]] if replaced else [self.image_token] * len(images)
 
-    def _tokenise(self, stretches: Sequence[_Stretch], *, wrap: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids, and for each token the range of stretches that it lies in.
-
-        The whole string is tokenised at once, as the family's processor does it, unless that makes a control token of
-        a record's text.
-        """
-        whole = "".join(stretch.text for stretch in stretches)
-        made = self.tokenizer(whole, add_special_tokens=wrap, return_offsets_mapping=True, verbose=False)
-        ids, offsets = list(made["input_ids"]), made["offset_mapping"]
-        cover = list(_cover(offsets, stretches))
-        for token_id, (first, last) in zip(ids, cover, strict=True):
-            if token_id in self._controls and any(stretch.kind == "text" for stretch in stretches[first:last]):
-                ids, offsets = self._tokenise_apart(stretches, wrap=wrap)
-                return ids, list(_cover(offsets, stretches))
-        return ids, cover
-
-    def _tokenise_apart(self, stretches: Sequence[_Stretch], *, wrap: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """As the tokenizer would, but only the template's own control tokens are control tokens."""
-        before, after = self._added_around if wrap else ([], [])
-        ids, offsets = list(before), [(0, 0)] * len(before)
-        position, pending = 0, ""
-        for text, is_control in self._at_controls(stretches):
-            if not is_control:
-                pending += text
-                continue
-            for token_id, start, end in self._plain_tokens(pending):
-                ids.append(token_id)
-                offsets.append((position + start, position + end))
-            position += len(pending)
-            if text:
-                ids.append(self.tokenizer.convert_tokens_to_ids(text))
-                offsets.append((position, position + len(text)))
-            position, pending = position + len(text), ""
-        return [*ids, *after], [*offsets, *[(0, 0)] * len(after)]
-
-    def _at_controls(self, stretches: Sequence[_Stretch]) -> Iterator[tuple[str, bool]]:
-        """The string in order, cut at control tokens of the template; the last one is empty, to end what is pending."""
-        for stretch in stretches:
-            if stretch.kind == "text":
-                yield stretch.text, False
-                continue
-            position = 0
-            for control in self._control_pattern.finditer(stretch.text):
-                yield stretch.text[position : control.start()], False
-                yield control.group(), True
-                position = control.end()
-            yield stretch.text[position:], False
-        yield "", True
-
-    def _plain_tokens(self, text: str) -> list[tuple[int, int, int]]:
-        if not text:
-            return []
-        made = self._plain.encode(text, add_special_tokens=False)
-        if not self._controls.keys().isdisjoint(made.ids):
-            raise DataError(f"a text spells a control token that the tokenizer of {self.name} cannot keep as text")
-        return [(token_id, start, end) for token_id, (start, end) in zip(made.ids, made.offsets, strict=True)]
-
-    @cached_property
-    def _plain(self) -> Any:
-        """The same tokenizer without control tokens. Made only when a text spells one: it takes a second."""
-        from tokenizers import Tokenizer
-
-        parts = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        parts["added_tokens"] = [token for token in parts["added_tokens"] if token["content"].isspace()]
-        parts["post_processor"] = parts["padding"] = parts["truncation"] = None
-        return Tokenizer.from_str(json.dumps(parts))
-
-    @cached_property
-    def _added_around(self) -> tuple[list[int], list[int]]:
-        """What the tokenizer itself adds before and after a text."""
-        made = self.tokenizer("a", return_special_tokens_mask=True)
-        ids, own = list(made["input_ids"]), [i for i, added in enumerate(made["special_tokens_mask"]) if not added]
-        return ids[: own[0]], ids[own[-1] + 1 :]
-
-    @cached_property
-    def _control_pattern(self) -> re.Pattern[str]:
-        longest_first = sorted(self._controls.values(), key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-
-    @cached_property
-    def _boundaries(self) -> dict[str, re.Pattern[str]]:
-        """What ends a turn of each role: `close`, its own end, then `next`, a header, or `stop`, the end of all."""
-        mark = {role: self._with_marks(self._ids_of(self._template.opening(role))).strip() for role in _OTHER}
-        end_of_text = "|".join(re.escape(self._with_marks([i])) for i in self.end_of_text_ids) or "(?!)"
-        boundaries = {}
-        for role, other in _OTHER.items():
-            close = re.escape(self._with_marks(self._ids_of(self._template.closing(role))).strip())
-            go_on = rf"\s*(?P<next>{re.escape(mark[other])})"
-            if close:
-                pattern = rf"(?P<close>{close})(?:{go_on}|\s*(?P<stop>{end_of_text}|\Z))?|(?P<end>{end_of_text})"
-            else:
-                pattern = rf"(?P<close>){go_on}|(?P<stop>{end_of_text})"
-            boundaries[role] = re.compile(pattern)
-        return boundaries
-
-    def _ids_of(self, template_text: str) -> list[int]:
-        return list(self.tokenizer(template_text, add_special_tokens=False)["input_ids"])
-
-    def _with_marks(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, each control token as two lone surrogates, which no decoded text can hold."""
-        text, run = [], list[int]()
-        for token_id in (*ids, None):
-            if token_id is not None and token_id not in self._controls:
-                run.append(token_id)
-                continue
-            if run:
-                text.append(self.tokenizer.decode(run, skip_special_tokens=False))
-                run = []
-            if token_id is not None:
-                text.append(chr(0xD800 + token_id // 1024) + chr(0xDC00 + token_id % 1024))
-        return "".join(text)
-
-
-_OTHER = {"user": "assistant", "assistant": "user"}
-_MARKS = re.compile("[\ud800-\udfff]")
-
-
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """A piece of the conversation with its real text: the record's, or all that stands for an image."""
-
-    kind: Literal["template", "text", "image"]
-    text: str
-    in_loss: bool
-
-    @classmethod
-    def of(cls, piece: Piece, texts: Sequence[str], replacements: Sequence[str]) -> _Stretch:
-        if piece.kind == "template":
-            return cls("template", piece.text, piece.in_loss)
-        if piece.kind == "image":
-            return cls("image", replacements[piece.index], piece.in_loss)
-        text = texts[piece.index]
-        text = text.lstrip() if piece.strip_left else text
-        return cls("text", text.rstrip() if piece.strip_right else text, piece.in_loss)
-
-
-def _cover(offsets: Sequence[tuple[int, int]], stretches: Sequence[_Stretch]) -> Iterator[tuple[int, int]]:
-    """For each token the range of stretches that its characters lie in; empty for a token that stands for none."""
-    ends, total = [], 0
-    for stretch in stretches:
-        total += len(stretch.text)
-        ends.append(total)
-    first = reached = 0
-    for start, end in offsets:
-        # Some tokenizers report white space as zero characters wide; it begins where the token before it ended.
-        start = reached if start == end else start
-        if end <= start:
-            yield first, first
-            continue
-        while ends[first] <= start:
-            first += 1
-        last = first
-        while ends[last] < end:
-            last += 1
-        reached = end
-        yield first, last + 1
-
 
 def _read(messages: Sequence[Mapping[str, Any]], *, training: bool) -> tuple[tuple[Turn, ...], list[str]]:
     """The shape of a conversation and its texts in order. Raises DataError, naming the field, for another form."""
@@ -394,8 +219,9 @@ def _read(messages: Sequence[Mapping[str, Any]], *, training: bool) -> tuple[tup
                 texts.append(_checked(part["text"]))
             elif kind != "image":
                 raise DataError(f"messages[{number}].content: expected text and image parts, got {kind!r}")
-        train = training and bool(message.get("train", role == "assistant"))
-        turns.append(Turn(role, tuple(part["type"] for part in content), train))
+        train = message.get("train")
+        learned = training and (role == "assistant" if train is None else bool(train))
+        turns.append(Turn(role, tuple(part["type"] for part in content), learned))
     return tuple(turns), texts
 
 

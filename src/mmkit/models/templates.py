@@ -147,7 +147,8 @@ class ChatTemplate:
         marks = [mark.start() for mark in _MARK.finditer(own)]
         place = marks[0] if marks else 0
         header = self.opening(shape[0].role) if with_header else ""
-        return place - len(header) if own[:place].endswith(header) else place
+        start = own.rfind(header, 0, place)
+        return start if start >= 0 else place
 
     def _check_prefix(self, whole: str, prefix: str) -> None:
         if not whole.startswith(prefix):

@@ -106,25 +106,29 @@ def build(
     num_layers: int = 2,
     num_heads: int = 4,
     patch_size: int = 8,
-    image_size: int = 48,
+    image_size: int | None = None,
     tokenizer: Literal["bpe", "words"] = "bpe",
     vocab_size: int = 400,
     chat_template: bool = True,
 ) -> None:
     """Write a randomly initialised model of `family` and all that belongs to it into the directory `out`.
 
-    `corpus` trains the tokenizer. `image_size` and `patch_size` are pixels: qwen2_vl and qwen2_5_vl see an image of
+    `corpus` trains the tokenizer. `image_size` and `patch_size` are pixels; `image_size` is 48, and 64 for smolvlm, so
+    that the tokens of a tile are a multiple of patch_size, as that model wants it. The qwen families see an image of
     48×48 with patches of 8 as 9 tokens. Every matrix, embeddings included, is drawn with standard deviation fan-in^-½;
     the usual .02 leaves so narrow a network with hardly any signal. Same arguments, same bytes. Raises UsageError for
     an unknown family or sizes that do not divide.
     """
     if family not in FAMILIES:
         raise UsageError(f"unknown model family {family!r}; known are {', '.join(FAMILIES)}")
-    if image_size % (2 * patch_size) or hidden_size % (8 * num_heads):
+    edge = image_size or (64 if family == "smolvlm" else 48)
+    if edge % (2 * patch_size) or hidden_size % (8 * num_heads):
         raise UsageError("image_size must be a multiple of 2 × patch_size, and hidden_size one of 8 × num_heads")
+    if family == "smolvlm" and (edge // patch_size // 2) ** 2 % patch_size:
+        raise UsageError("smolvlm: (image_size / patch_size / 2)² must be a multiple of patch_size")
     recipe = _RECIPES[family]
     text_tokenizer = _tokenizer(recipe, tokenizer, corpus, vocab_size, adds_bos=family == "causal_lm")
-    plan = _Plan(text_tokenizer, hidden_size, num_layers, num_heads, patch_size, image_size)
+    plan = _Plan(text_tokenizer, hidden_size, num_layers, num_heads, patch_size, edge)
     template = recipe.template_head + _TEMPLATE.replace("IMAGE", repr(recipe.image))
     model = _initialised(recipe.config(plan), seed)
     model.generation_config = _generation_config(text_tokenizer)
