@@ -43,10 +43,11 @@ def command(
 
     if (captions is not None) != (stage == "single"):
         raise UsageError("--captions FILE goes with --stage single, and with no other")
-    inputs, identity = None, {}
+    inputs, identity, notes = None, {}, []
     if captions is not None:
         tasks = compose.TaskIndex(streams.records())
         inputs, identity = [captions], {"tasks": tasks.digest()}
+        notes = [f"{len(tasks):,} tasks joined in"]
         chosen = compose.single_stage(tasks, response=response, caption_only=caption_only, seed=seed)
     elif stage == "captions":
         chosen = compose.captions_stage(seed=seed)
@@ -57,4 +58,4 @@ def command(
     if blank_rate:
         compose.make_blank(blank_image, image_root)
         chosen = compose.blank_some(chosen, rate=blank_rate, blank_path=blank_image, seed=seed)
-    streams.run(chosen, inputs=inputs, identity=identity)
+    streams.run(chosen, inputs=inputs, identity=identity, notes=lambda: notes)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import orjson
 
-from mmkit import images, seeds
+from mmkit import __version__, images, seeds
 from mmkit.errors import DataError
 from mmkit.records import Record, message
 from mmkit.streams import Kept, Outcome, Rejected, Row, each
@@ -27,7 +27,7 @@ def captions_stage(*, seed: int = 0) -> Stage:
     """Each caption record becomes a conversation: a varied request to describe the image, and the caption."""
 
     def change(row: Row) -> Row:
-        return row.replaced(_conversation(row.record, _caption_turns(row.record, seed)))
+        return row.replaced(_conversation(row.record, _caption_turns(row.record, seed), [row.record]))
 
     return each(change)
 
@@ -36,7 +36,7 @@ def tasks_stage(*, response: Response = "cot", seed: int = 0) -> Stage:
     """Each task becomes a conversation of one question and its response."""
 
     def change(row: Row) -> Row:
-        return row.replaced(_conversation(row.record, _task_turns(row.record, response, seed)))
+        return row.replaced(_conversation(row.record, _task_turns(row.record, response, seed), [row.record]))
 
     return each(change)
 
@@ -63,7 +63,7 @@ def synthesizer_stage(*, seed: int = 0) -> Stage:
         for hint, answer in answers:
             turns.append({**message("user", f"{hint}\n{question}"), "train": True})
             turns.append({**message("assistant", answer), "train": True})
-        return row.replaced(_conversation(record, turns))
+        return row.replaced(_conversation(record, turns, [record]))
 
     return each(change)
 
@@ -119,9 +119,10 @@ def single_stage(tasks: TaskIndex, *, response: Response = "cot", caption_only: 
         last: Row | None = None
         for row in rows:
             last = row
+            own = tasks.take(row.record)
             try:
-                turns = _single_stage_turns(row.record, tasks.take(row.record), response, caption_only, seed)
-                yield Kept(row.replaced(_conversation(row.record, turns)))
+                turns = _single_stage_turns(row.record, own, response, caption_only, seed)
+                yield Kept(row.replaced(_conversation(row.record, turns, [row.record, *own])))
             except DataError as error:
                 yield Rejected.of(row, error)
         left = tasks.left()
@@ -129,7 +130,7 @@ def single_stage(tasks: TaskIndex, *, response: Response = "cot", caption_only: 
             raise DataError(f"{len(left):,} tasks, but not one caption record")
         for task in left:
             assert last is not None
-            yield Kept(last.replaced(_conversation(task, _task_turns(task, response, seed))))
+            yield Kept(last.replaced(_conversation(task, _task_turns(task, response, seed), [task])))
 
     return stage
 
@@ -200,12 +201,17 @@ def _task_turns(record: Record, response: Response, seed: int) -> Messages:
     return [message("user", prompts.question(record)), message("assistant", respond(record, response, seed))]
 
 
-def _conversation(record: Record, turns: Messages) -> Record:
-    """The record with these messages; its images stand before the first user turn's text."""
+def _conversation(record: Record, turns: Messages, parents: Sequence[Record]) -> Record:
+    """The record with these messages; its images stand before the first user turn's text.
+
+    Its lineage is that of all `parents`, so that what their making cost stays on the account.
+    """
     placeholders = [{"type": "image"} for _ in record.get("images") or ()]
     first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
     turns[first] = {**turns[first], "content": [*placeholders, *turns[first]["content"]]}
-    return {**record, "messages": turns}
+    history = [entry for parent in parents for entry in parent.get("lineage") or ()]
+    composed = {"op": "compose", "version": __version__, "parents": [parent["id"] for parent in parents]}
+    return {**record, "messages": turns, "lineage": [*history, composed]}
 
 
 def _required(record: Record, name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -279,6 +279,8 @@ class _Run:
     def _give_up(self) -> None:
         """Leave what a later run can go on from, and nothing if there is nothing."""
         if self._journal is None:
+            with suppress(OSError):
+                self._sink.flush()  # the rows before the one that failed
             return
         done = self._journal.last_position
         if done:
