@@ -305,7 +305,9 @@ def with_template(chat: Chat, source: str) -> Chat:
 VICUNA = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{{ 'ASSISTANT: ' + m.content[0].text + eos_token }}"
     "{% else %}{{ 'USER: ' }}{% for p in m.content %}"
-    "{{ '<|image_pad|>\n' if p.type == 'image' else p.text }}{% endfor %}{{ ' ' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+    "{{ '<|image_pad|>\n' if p.type == 'image' else p.text }}"
+    "{% endfor %}{{ ' ' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 
 

@@ -7,3 +7,11 @@ CROSS_ATTENTION = frozenset({"mllama"})
 
 ROW_WISE_IMAGES = frozenset({"mllama", "idefics3", "smolvlm"})
 """Families whose image tensors have one entry a row of the batch, padded to the row with most images or tiles."""
+
+VIDEO_PROCESSORS = {
+    "qwen2_vl": "Qwen2VLVideoProcessor",
+    "qwen2_5_vl": "Qwen2VLVideoProcessor",
+    "qwen3_vl": "Qwen3VLVideoProcessor",
+    "smolvlm": "SmolVLMVideoProcessor",
+}
+"""What a saved processor names as its video half. transformers knows it only where torchvision is installed."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkit.errors import DataError, MissingInputError, UnavailableError, missing_extra
+from mmkit.models.families import VIDEO_PROCESSORS
 
 if TYPE_CHECKING:
     import torch
@@ -84,15 +85,16 @@ def image_only(processor_class: type, family: str) -> Any:
 
     What it saves names the video processor all the same, so that the directory also loads where torchvision is.
     """
-    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
-
     attributes = [name for name in processor_class.get_attributes() if name != "video_processor"]  # type: ignore[attr-defined]
 
     def to_dict(self: Any) -> dict[str, Any]:
-        shared = {name: getattr(self.image_processor, name, None) for name in _SHARED_WITH_VIDEO}
-        video = {"video_processor_type": VIDEO_PROCESSOR_MAPPING_NAMES[family]}
-        video |= {name: value for name, value in shared.items() if value is not None}
-        return {**processor_class.to_dict(self), "video_processor": self.video_entry or video}  # type: ignore[attr-defined]
+        written: dict[str, Any] = processor_class.to_dict(self)  # type: ignore[attr-defined]
+        video = self.video_entry
+        if video is None and family in VIDEO_PROCESSORS:
+            shared = {name: getattr(self.image_processor, name, None) for name in _SHARED_WITH_VIDEO}
+            video = {"video_processor_type": VIDEO_PROCESSORS[family]}
+            video |= {name: value for name, value in shared.items() if value is not None}
+        return written if video is None else {**written, "video_processor": video}
 
     body = {
         "__module__": processor_class.__module__,
