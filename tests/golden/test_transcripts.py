@@ -35,18 +35,18 @@ def commands(text: str) -> list[str]:
 
 
 def output_of(line: str, directory: Path) -> str:
-    """What the command prints, stdout and stderr together, and its exit code where that is not 0."""
+    """What the command prints, stdout before stderr (a pipe mixes them at random), and an exit code that is not 0."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", line],
         cwd=directory,
         env={**os.environ, "PATH": path, "COLUMNS": "100"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        capture_output=True,
         text=True,
         timeout=120,
     )
-    text = in_order(_DURATION.sub("0.0 s", done.stdout.replace(str(directory), "HERE")))
+    stderr = _DURATION.sub("0.0 s", done.stderr.replace(str(directory), "HERE"))
+    text = done.stdout + in_order(stderr)
     return text + (f"[exit {done.returncode}]\n" if done.returncode else "")
 
 
