@@ -1,0 +1,79 @@
+"""Many coroutines at once behind an ordinary iterator: bounded, in input order, gone when the iterator is."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class LoopThread:
+    """An event loop in a thread of its own. `finish` runs in it as the last thing, after every task has ended."""
+
+    def __init__(self, name: str, finish: Callable[[], Awaitable[None]]) -> None:
+        self._finish = finish
+        self._loop = asyncio.new_event_loop()
+        self._futures: set[Future[Any]] = set()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, coroutine: Coroutine[Any, Any, R]) -> Future[R]:
+        """Start a coroutine from any other thread."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        return future
+
+    def close(self) -> None:
+        """Cancel what still runs and end the thread. Harmless when called again."""
+        if self._loop.is_closed():
+            return
+        # Only what was submitted is cancelled; the tasks that it started are its own to end.
+        for future in list(self._futures):
+            future.cancel()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        # The garbage collector may close a forgotten generator from within the loop's own thread.
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._wind_up())
+        self._loop.close()
+
+    async def _wind_up(self) -> None:
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+        await self._finish()
+
+
+def map_in_order(
+    items: Iterable[T], work: Callable[[T], Coroutine[Any, Any, R]], thread: LoopThread, ahead: int
+) -> Iterator[R]:
+    """The result of `work` for each item, in the items' order, while up to `ahead` items are under way.
+
+    `items` is read in the caller's own thread, one item at a time, and a result that is ready does not wait until the
+    window is full. Where reading raises, the results of the items read before it come out first.
+    """
+    source = iter(items)
+    pending: deque[Future[R]] = deque()
+    failure: Exception | None = None
+    more = True
+    while more or pending:
+        if more:
+            try:
+                pending.append(thread.submit(work(next(source))))
+            except StopIteration:
+                more = False
+            except Exception as error:  # noqa: BLE001 - raised below, once its turn has come
+                more, failure = False, error
+        if pending and (pending[0].done() or not more or len(pending) == ahead):
+            yield pending.popleft().result()
+    if failure is not None:
+        raise failure
