@@ -1,6 +1,6 @@
 """Small image-text tasks whose answer structure is known, for tests, for the examples and for users' own CI.
 
-`drawn` paints shapes, lines, word cards and signs; `digits` captions real scans; `interaction` plants what each
+`drawn` paints shapes, lines, word cards and signs; `digits` captions real scans; `conversations` trains a base model; `interaction` plants what each
 modality tells about an answer. All of it is a function of (seed, kind, index). PIL, numpy and scikit-learn are
 imported when a picture is made.
 """
@@ -8,7 +8,19 @@ imported when a picture is made.
 from __future__ import annotations
 
 from mmkit.testing.planted import drawn, interaction
+from mmkit.testing.planted.conversations import base_conversations, vocabulary
 from mmkit.testing.planted.digits import digits
 from mmkit.testing.planted.scene import SIDE, Question, Scene, write, write_pictures
 
-__all__ = ["SIDE", "Question", "Scene", "digits", "drawn", "interaction", "write", "write_pictures"]
+__all__ = [
+    "SIDE",
+    "Question",
+    "Scene",
+    "base_conversations",
+    "digits",
+    "drawn",
+    "interaction",
+    "vocabulary",
+    "write",
+    "write_pictures",
+]
