@@ -6,7 +6,6 @@ that has it. Keys are the long options' names. What the command line says wins.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,14 @@ def load(path: Path, options: Mapping[str, Mapping[str, str]]) -> dict[str, dict
 
     Raises UsageError, naming file and key, for what is not TOML or names no command or option.
     """
+    import tomllib
+
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
     defaults: dict[str, dict[str, Any]] = {command: {} for command in options}
     for key, value in content.items():
         if isinstance(value, dict):

@@ -1,4 +1,8 @@
-"""The entry point: puts the commands together, and is the one place where errors become exit codes."""
+"""The entry point: puts the commands together, and is the one place where errors become exit codes.
+
+A command's module is imported, and its options are put together, when it is asked for: `--help` of one command does
+not pay for those of the others.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,10 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from mmkit import __version__, console
 from mmkit.cli import config
@@ -34,15 +39,7 @@ COMMANDS = (
 )
 """In the order of a pipeline. `mmkit.cli.<name>` holds each, as a function named `command`."""
 
-app = typer.Typer(
-    name="mmkit",
-    help="Composable commands for multimodal instruction tuning. Each reads records, does one thing, writes records.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+_PLAIN: Any = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
 
 
 def guarded(name: str, function: Callable[..., None]) -> Callable[..., None]:
@@ -52,7 +49,8 @@ def guarded(name: str, function: Callable[..., None]) -> Callable[..., None]:
     def guard(*args: object, **kwargs: object) -> None:
         try:
             function(*args, **kwargs)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except MmkitError as error:
             first, *rest = str(error).split("\n")
             console.say(f"{name}: {first}")
@@ -84,41 +82,80 @@ def _configure(
 ) -> None:
     path = config.find(Path.cwd())
     if path is not None:
-        context.default_map = dict(config.load(path, _options_by_command(context)))
+        context.default_map = dict(config.load(path, _options_by_command()))
 
 
-def _options_by_command(context: typer.Context) -> dict[str, dict[str, str]]:
-    commands = context.command.commands  # type: ignore[attr-defined]
+def _options_by_command() -> dict[str, dict[str, str]]:
     return {
         name: {
-            option.lstrip("-").replace("-", "_"): parameter.name
-            for parameter in command.params
+            option.lstrip("-").replace("-", "_"): parameter.name or ""
+            for parameter in _command(name).params
             for option in (*parameter.opts, *parameter.secondary_opts)
             if option.startswith("--")
         }
-        for name, command in commands.items()
+        for name in COMMANDS
     }
 
 
-def build() -> typer.Typer:
-    """The app with all its commands."""
-    app.callback()(guarded("mmkit", _configure))
-    for name in COMMANDS:
-        function = importlib.import_module(f"mmkit.cli.{name.replace('-', '_')}").command
-        summary, text = _help(function)
-        app.command(name, short_help=summary, help=text)(guarded(f"mmkit {name}", expand(function)))
-    return app
+class _Commands(TyperGroup):
+    """The group of all commands, each made when it is asked for."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "commands": dict.fromkeys(COMMANDS)})
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return _command(cmd_name) if cmd_name in COMMANDS else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _doc(_function(name)).split("\n", 1)[0]) for name in COMMANDS])
 
 
-def _help(function: Callable[..., None]) -> tuple[str, str]:
-    """A command's first line, and its whole docstring with the example on a line of its own, not to be wrapped."""
-    text = inspect.getdoc(function) or ""
-    return text.split("\n", 1)[0], text.replace("Example: ", "\b\nExample:\n  ")
+@functools.cache
+def _command(name: str) -> Any:
+    """The command as typer runs it."""
+    function = _function(name)
+    alone = typer.Typer(**_PLAIN)
+    # The example stands on a line of its own, which is not to be wrapped.
+    text = _doc(function).replace("Example: ", "\b\nExample:\n  ")
+    alone.command(name, help=text)(guarded(f"mmkit {name}", expand(function)))
+    return typer.main.get_command(alone)
+
+
+def _function(name: str) -> Callable[..., None]:
+    function: Callable[..., None] = importlib.import_module(f"mmkit.cli.{name.replace('-', '_')}").command
+    return function
+
+
+def _doc(function: Callable[..., None]) -> str:
+    return inspect.getdoc(function) or ""
+
+
+app = typer.Typer(
+    name="mmkit",
+    cls=_Commands,
+    callback=guarded("mmkit", _configure),
+    help="Composable commands for multimodal instruction tuning. Each reads records, does one thing, writes records.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    **_PLAIN,
+)
 
 
 def main() -> None:
     """Run the command line."""
-    build()()
+    _occupy_standard_streams()
+    app()
+
+
+def _occupy_standard_streams() -> None:
+    """Have something behind 0, 1 and 2 where a caller closed them (`<&-`): no file of ours may get these numbers."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
 
 
 if __name__ == "__main__":
