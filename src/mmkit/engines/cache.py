@@ -44,12 +44,6 @@ class CachedEngine:
         self._engine = engine
         self._directory = directory
 
-    @property
-    def cost(self) -> float | None:
-        """What this run's requests cost, where the engine inside knows; found answers cost nothing."""
-        cost: float | None = getattr(self._engine, "cost", None)
-        return cost
-
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """One reply a request, in input order, stored or new; usage is that of the request that was made."""
         stream = _Stream(self, lambda request: self._key(request, None), self._engine.generate, _to_reply)

@@ -24,32 +24,40 @@ def exchange(
     """Ask about every row and give each row's outcome, in input order.
 
     `requests_of` makes a row's requests (one or more), `ask` is the engine's method, `finish` makes the outcome from
-    the row's answers. An MmkitError from `requests_of` or `finish` rejects that row alone. The engine sees one
-    unbroken stream of requests; rows wait here only as long as their answers are under way.
+    the row's answers. An MmkitError from `requests_of` or `finish` rejects that row alone. The engine sees
+    an unbroken stream of requests, which ends early only where a row fails while no answer is under way.
     """
+    source = iter(rows)
     waiting: deque[tuple[Row, int]] = deque()  # rows and how many answers each waits for
     failed: deque[Rejected] = deque()  # rows that could not be asked about, until their turn comes
+    more = True
 
     def requests() -> Iterator[Request]:
-        for row in rows:
+        nonlocal more
+        for row in source:
             try:
                 own = requests_of(row)
             except MmkitError as error:
                 failed.append(Rejected.of(row, error))
+                if not waiting:
+                    return  # or nobody would hear of it before the engine's next answer
                 continue
             waiting.append((row, len(own)))
             yield from own
+        more = False
 
-    answers = ask(requests())
-    for first in answers:
-        row, count = waiting.popleft()
-        while failed and failed[0].position < row.position:
-            yield failed.popleft()
-        own_answers = [first, *itertools.islice(answers, count - 1)]
-        yield from _outcomes(row, own_answers, finish)
-    if waiting:
-        raise RuntimeError(f"the engine gave no answer for {waiting[0][0].where}")
-    yield from failed
+    while more:
+        answers = ask(requests())
+        for first in answers:
+            row, count = waiting.popleft()
+            while failed and failed[0].position < row.position:
+                yield failed.popleft()
+            own_answers = [first, *itertools.islice(answers, count - 1)]
+            yield from _outcomes(row, own_answers, finish)
+        if waiting:
+            raise RuntimeError(f"the engine gave no answer for {waiting[0][0].where}")
+        yield from failed
+        failed.clear()
 
 
 def _outcomes(

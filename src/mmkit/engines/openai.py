@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import functools
 import os
-import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,8 +49,6 @@ class OpenAiEngine:
         timeout_s: float = 120.0,
         max_retries: int = 5,
         backoff_s: float = 0.5,
-        price_in: float | None = None,
-        price_out: float | None = None,
     ) -> None:
         try:
             import httpx  # noqa: F401 - to say at once that it is missing
@@ -63,19 +60,7 @@ class OpenAiEngine:
         key = api_key or os.environ.get("OPENAI_API_KEY")
         self._endpoint = Endpoint(base_url, key, timeout_s, max_retries, backoff_s)
         self._max_in_flight = max_in_flight
-        self._prices = (price_in, price_out)
-        self._spent = Usage()
-        self._lock = threading.Lock()
         self._streams: set[LoopThread] = set()
-
-    @property
-    def cost(self) -> float | None:
-        """What the tokens of all answers so far cost, unread ones included; None where no price is known."""
-        price_in, price_out = self._prices
-        if price_in is None and price_out is None:
-            return None
-        spent = self._spent
-        return (spent.prompt_tokens * (price_in or 0.0) + spent.completion_tokens * (price_out or 0.0)) / 1e6
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """One reply a request, in input order, streaming.
@@ -125,17 +110,12 @@ class OpenAiEngine:
         slots = asyncio.Semaphore(self._max_in_flight)
 
         async def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
-            answer = await self._endpoint.post(client, path, body)
-            self._count(wire.usage(answer))
-            return answer
-
-        async def slotted_post(path: str, body: dict[str, Any]) -> dict[str, Any]:
             async with slots:
-                return await post(path, body)
+                return await self._endpoint.post(client, path, body)
 
         async def answer_one(request: Request) -> R:
             try:
-                return await work(slotted_post, request)
+                return await work(post, request)
             except RequestFailed as failure:
                 return failed(request, plain(str(failure)))
 
@@ -157,10 +137,6 @@ class OpenAiEngine:
             verify=_tls(),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=self._max_in_flight),
         )
-
-    def _count(self, used: Usage) -> None:
-        with self._lock:
-            self._spent = _sum([self._spent, used])
 
     async def _generate_one(self, post: _Post, request: Request) -> Reply:
         body = wire.body(self.model, request) | wire.decoding(request)

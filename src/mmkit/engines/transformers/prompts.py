@@ -1,0 +1,38 @@
+"""A request as the model reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mmkit.engines import Request
+from mmkit.errors import DataError
+
+if TYPE_CHECKING:
+    from mmkit.models.encoding import Chat, Encoded
+
+
+def encode_prompt(chat: Chat, request: Request) -> Encoded:
+    """The prompt's tokens, with images. Raises DataError where a raw prompt comes with images."""
+    if request.prompt is None:
+        return chat.encode(request.messages, request.images, open_turn=request.open_turn)
+    if request.images:
+        raise DataError("a raw prompt cannot hold images")
+    return encode_ids(chat.encode_text(request.shared_prefix + request.prompt))
+
+
+def encode_ids(ids: list[int]) -> Encoded:
+    """Text that is tokens already."""
+    from mmkit.models.encoding import Encoded
+
+    return Encoded(input_ids=ids, in_loss=[False] * len(ids), image_inputs={}, num_image_tokens=0)
+
+
+def check_context(model: Any, encoded: Encoded, num_more: int) -> None:
+    """Raise DataError where the prompt and `num_more` tokens are longer than the model's context."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    num_prompt = len(encoded.input_ids)
+    if context is not None and num_prompt + num_more > context:
+        raise DataError(
+            f"a prompt of {num_prompt:,} tokens ({encoded.num_image_tokens:,} of them images) and {num_more:,} more "
+            f"exceed the model's context of {context:,}"
+        )
