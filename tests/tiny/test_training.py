@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from training_kit import COLOURS, CONFIG, base, one_batch, pictures, rows_of, samples
+from training_kit import CONFIG, CORPUS, base, one_batch, pictures, rows_of, samples
 from transformers import TrainerCallback
 
-from mmkit.errors import UnavailableError
+from mmkit.errors import DataError, UnavailableError
 from mmkit.models.loading import load_chat, load_model
 from mmkit.testing import tiny_models
 from mmkit.training import Sample, TuneConfig
@@ -94,17 +94,22 @@ def test_gradients_of_micro_batches_are_those_of_one_big_batch(
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_the_gradient_is_exact_in_every_family(family: str, samples: list[Sample], tmp_path: Path) -> None:
     """mllama refuses batches that mix rows with and without images, causal_lm takes no images."""
-    corpus = ["what colour is it ?", "say please", *COLOURS]
-    tiny_models.build(family, tmp_path / "base", corpus=corpus, hidden_size=64, tokenizer="words")
+    tiny_models.build(family, tmp_path / "base", corpus=CORPUS, hidden_size=64, tokenizer="words")
     kept = [s for s in samples if family not in ("mllama", "causal_lm") or bool(s.images) == (family == "mllama")]
     expected = reference_gradients(kept, str(tmp_path / "base"), dtype="float64")
     seen = trained_gradients(kept, str(tmp_path / "base"), tmp_path, dtype="float64", batch_size=3, accumulation=3)
     assert worst(expected, seen) <= 1e-12
 
 
+def test_rows_that_cannot_share_a_batch_are_named(samples: list[Sample], tmp_path: Path) -> None:
+    tiny_models.build("mllama", tmp_path / "base", corpus=CORPUS, hidden_size=64, tokenizer="words")
+    with pytest.raises(DataError, match=r"records 'row-\d'(, 'row-\d'){7}: mllama cannot hold text-only rows"):
+        trained_gradients(samples, str(tmp_path / "base"), tmp_path)
+
+
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_adapters_stand_on_all_of_the_language_model_and_nothing_else(family: str, tmp_path: Path) -> None:
-    tiny_models.build(family, tmp_path, corpus=["a b c"], hidden_size=64)
+    tiny_models.build(family, tmp_path, corpus=CORPUS, hidden_size=64)
     net = prepare_model(str(tmp_path), dataclasses.replace(CONFIG, train="lora"))
     trained = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
     layers = {name.split(".lora_")[0] for name in trained}

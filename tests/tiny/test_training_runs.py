@@ -20,6 +20,7 @@ from mmkit.models.loading import load_chat, load_model
 from mmkit.training import Sample, StepReport
 from mmkit.training.loss import head_of
 from mmkit.training.prepare import prepare_model
+from mmkit.training.rows import Rows
 from mmkit.training.trainer import WeightedTrainer, finetune
 
 pytestmark = pytest.mark.tiny
@@ -190,6 +191,19 @@ def test_workers_and_a_full_cache_change_no_byte(samples: list[Sample], base: st
         config = dataclasses.replace(CONFIG, batch_size=3, epochs=2, **settings)  # type: ignore[arg-type]
         finetune(samples, model=base, out=tmp_path / name, config=config)
         assert weights_of(tmp_path / name) == weights_of(tmp_path / "plain"), name
+
+
+def test_encoded_rows_are_kept_while_there_is_room(samples: list[Sample], base: str, tmp_path: Path) -> None:
+    """A row that is kept outlives its image file; one that found no room is read again."""
+    shutil.copy(samples[1].image_root / "blue.png", tmp_path)  # type: ignore[operator]
+    moved = dataclasses.replace(samples[1], image_root=tmp_path)
+    chat = load_chat(base)
+    roomy, full = Rows([moved], chat, None, 10**6), Rows([moved], chat, None, 10**4)
+    assert roomy[0].encoded is not None and full[0].encoded is not None
+    (tmp_path / "blue.png").unlink()
+    assert roomy[0].encoded is not None
+    with pytest.raises(MissingInputError):
+        full[0]
 
 
 def spoil(base: str, folder: Path, value: float) -> str:

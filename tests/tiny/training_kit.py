@@ -16,6 +16,7 @@ from mmkit.training.collate import Collator
 from mmkit.training.rows import Rows
 
 COLOURS = ("red", "blue", "green", "yellow", "white", "purple", "orange", "grey")
+CORPUS = [*COLOURS, "what colour is it say please are you sure yes hello 0 1 2 3 4 5 6 7 ?"]
 LAMBDAS = (0.1, 1.0, 5.0)
 CONFIG = TuneConfig(batch_size=8, device="cpu", threads=1, lora_r=4, lora_alpha=8.0, lr=1e-3)
 
@@ -35,9 +36,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A qwen2_vl of two layers that knows the words of these tests and has learnt nothing."""
     folder = tmp_path_factory.mktemp("models") / "base"
-    words = "what colour is it say please are you sure yes hello 0 1 2 3 4 5 6 7"
-    corpus = [words, " ".join(COLOURS), "? ."]
-    tiny_models.build("qwen2_vl", folder, corpus=corpus, hidden_size=64, tokenizer="words")
+    tiny_models.build("qwen2_vl", folder, corpus=CORPUS, hidden_size=64, tokenizer="words")
     return str(folder)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from mmkit.errors import MmkitError
+from mmkit.errors import DataError, MmkitError
 from mmkit.training.config import TuneConfig
 from mmkit.training.loss import IGNORED
 from mmkit.training.rows import Row, Rows
@@ -23,7 +23,10 @@ Batch = dict[str, Any]
 
 
 class Collator:
-    """Rows, padded on the right, as one Batch; or the error of the first row that could not be encoded."""
+    """Rows, padded on the right, as one Batch; or the error of the first row that could not be encoded.
+
+    The error is a value here, because this may run in a worker process.
+    """
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
@@ -35,7 +38,11 @@ class Collator:
                 assert row.error is not None
                 return row.error
             encoded.append(row.encoded)
-        inputs = self._chat.collate(encoded, padding_side="right")
+        ids = [row.id for row in rows]
+        try:
+            inputs = self._chat.collate(encoded, padding_side="right")
+        except DataError as error:
+            return DataError(f"records {', '.join(map(repr, ids))}: {error}")
         labels, weights = labels_and_weights(encoded, [row.weight for row in rows], inputs["input_ids"].shape[1])
         num_tokens = sum(len(sample.input_ids) for sample in encoded)
         num_image_tokens = sum(sample.num_image_tokens for sample in encoded)
@@ -43,7 +50,7 @@ class Collator:
             "inputs": inputs,
             "labels": labels,
             "weights": weights,
-            "ids": [row.id for row in rows],
+            "ids": ids,
             "text_tokens": num_tokens - num_image_tokens,
             "image_tokens": num_image_tokens,
             "loss_tokens": int((labels[:, 1:] != IGNORED).sum()),

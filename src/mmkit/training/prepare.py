@@ -79,6 +79,7 @@ def save_weights(net: PreTrainedModel, folder: Path, model: str, config: TuneCon
         net.peft_config["default"].base_model_name_or_path = name
         net.generation_config.save_pretrained(folder)
         net.save_pretrained(folder, save_embedding_layers=False)
+        (folder / "README.md").unlink()  # an empty form of peft's
         return
     if runs_in_bfloat16(config):
         net = net.to(torch.bfloat16)
