@@ -43,6 +43,8 @@ def command(
 
     if (captions is not None) != (stage == "single"):
         raise UsageError("--captions FILE goes with --stage single, and with no other")
+    if captions is not None and (streams.limit is not None or streams.shard is not None):
+        raise UsageError("--stage single joins whole files: leave out --limit and --shard")
     inputs, identity, notes = None, {}, []
     if captions is not None:
         tasks = compose.TaskIndex(streams.records())
@@ -58,4 +60,5 @@ def command(
     if blank_rate:
         compose.make_blank(blank_image, image_root)
         chosen = compose.blank_some(chosen, rate=blank_rate, blank_path=blank_image, seed=seed)
-    streams.run(chosen, inputs=inputs, identity=identity, notes=lambda: notes)
+    # Which tasks were taken before a checkpoint is in no file, so a killed run that joins starts over.
+    streams.run(chosen, inputs=inputs, identity=identity, notes=lambda: notes, resumable=captions is None)

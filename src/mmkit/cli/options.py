@@ -142,7 +142,7 @@ class Streams(OptionGroup):
 
     def require_input(self) -> None:
         """Raise UsageError where the command would wait for somebody to type records."""
-        if not self.inputs and sys.stdin.isatty():
+        if not self.inputs and (sys.stdin is None or sys.stdin.isatty()):
             raise UsageError(f"no input: name a file, or pipe records in\n{self.context.get_usage()}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -37,9 +38,9 @@ def command(
         raise UsageError("give one of --take PART (to stdout or -o) and --into DIR (all parts)")
     if take is not None and take not in parts:
         raise UsageError(f"--take {take}: --ratio names {', '.join(parts)}")
-    from_files = bool(streams.inputs) and "-" not in (streams.inputs or ())
-    if into is not None and not from_files:
-        raise UsageError("--into reads its input once a part, which a pipe cannot do: name a file, or use --take")
+    from_files = bool(streams.inputs) and not any(_is_pipe(name) for name in streams.inputs or ())
+    if into is not None:
+        _require_room(into, list(parts), streams, from_files)
     splitter = Splitter(parts, by=by, seed=seed)
     if from_files and by == "image":
         _link(splitter, streams)
@@ -47,6 +48,26 @@ def command(
         if into is not None:
             streams.output = f"{into}/{part}.jsonl"
         streams.run(splitter.take(part))
+
+
+def _is_pipe(name: str) -> bool:
+    """Whether an input can be read only once: stdin, a named pipe, the shell's <(…)."""
+    path = Path(name)
+    return name == "-" or (path.exists() and not path.is_file())
+
+
+def _require_room(into: str, parts: list[str], streams: Streams, from_files: bool) -> None:
+    """Refuse what --into DIR cannot do."""
+    if not from_files:
+        raise UsageError("--into reads its input once a part, which a pipe cannot do: name a file, or use --take")
+    if streams.output is not None or streams.dropped is not None:
+        raise UsageError("--into names the outputs itself and drops nothing; leave out -o and --dropped")
+    for part in parts:
+        if Path(part).name != part:
+            raise UsageError(f"--ratio: {part!r} is no name for a file in {into}")
+        target = Path(into, f"{part}.jsonl").resolve()
+        if any(Path(name).resolve() == target for name in streams.inputs or ()):
+            raise UsageError(f"--into {into}: the part {part!r} would overwrite the input")
 
 
 def _link(splitter: object, streams: Streams) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mmkit.cli.options import ImageRoot, Streams
+from mmkit.errors import UsageError
 
 
 def command(
@@ -25,4 +26,9 @@ def command(
     """
     from mmkit.data.validate import validate
 
-    streams.run(validate(check_ids=check_ids, check_images=check_images, image_root=image_root))
+    if check_ids and streams.shard is not None:
+        raise UsageError("--check-ids looks at all rows together, which --shard does not see")
+    # The ids seen before a checkpoint are in no file, so a killed run with --check-ids starts over.
+    streams.run(
+        validate(check_ids=check_ids, check_images=check_images, image_root=image_root), resumable=not check_ids
+    )

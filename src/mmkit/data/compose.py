@@ -12,7 +12,7 @@ import orjson
 from mmkit import __version__, images, seeds
 from mmkit.errors import DataError
 from mmkit.records import Record, message
-from mmkit.streams import Kept, Outcome, Rejected, Row, each
+from mmkit.streams import Dropped, Kept, Outcome, Rejected, Row, each
 from mmkit.streams.rows import Stage
 from mmkit.tasks import prompts
 
@@ -110,9 +110,9 @@ def single_stage(tasks: TaskIndex, *, response: Response = "cot", caption_only: 
     """Each caption record becomes one conversation: the captioning turn and the image's tasks, in random order.
 
     Source: AdaMLLM, section 3.2. With one task the order is a coin flip. An image without a task keeps the captioning
-    turn alone (the paper); with `caption_only` false it is rejected (the released code leaves it out). Tasks that
-    match no caption record come last, as conversations of their own. Deviation: several tasks of one image join one
-    conversation, where the paper has at most one task an image.
+    turn alone (the paper); with `caption_only` false it is dropped (the released code leaves it out). Tasks that
+    match no caption record come last, as conversations of their own, in the place of the last row. Deviation: several
+    tasks of one image join one conversation, where the paper has at most one task an image.
     """
 
     def stage(rows: Iterator[Row]) -> Iterator[Outcome]:
@@ -120,8 +120,11 @@ def single_stage(tasks: TaskIndex, *, response: Response = "cot", caption_only: 
         for row in rows:
             last = row
             own = tasks.take(row.record)
+            if not own and not caption_only:
+                yield Dropped(row, "no task belongs to this caption")
+                continue
             try:
-                turns = _single_stage_turns(row.record, own, response, caption_only, seed)
+                turns = _single_stage_turns(row.record, own, response, seed)
                 yield Kept(row.replaced(_conversation(row.record, turns, [row.record, *own])))
             except DataError as error:
                 yield Rejected.of(row, error)
@@ -130,7 +133,10 @@ def single_stage(tasks: TaskIndex, *, response: Response = "cot", caption_only: 
             raise DataError(f"{len(left):,} tasks, but not one caption record")
         for task in left:
             assert last is not None
-            yield Kept(last.replaced(_conversation(task, _task_turns(task, response, seed), [task])))
+            try:
+                yield Kept(last.replaced(_conversation(task, _joined_turns(task, response, seed), [task])))
+            except DataError as error:
+                yield Rejected.of(last.replaced(task), error)
 
     return stage
 
@@ -182,12 +188,8 @@ def respond(record: Record, response: Response, seed: int) -> str:
     return template.replace("{answer}", answer, 1).replace("{reasoning}", rationale, 1)
 
 
-def _single_stage_turns(
-    caption: Record, tasks: Sequence[Record], response: Response, caption_only: bool, seed: int
-) -> Messages:
-    if not tasks and not caption_only:
-        raise DataError("no task belongs to this caption")
-    blocks = [_caption_turns(caption, seed), *(_task_turns(task, response, seed) for task in tasks)]
+def _single_stage_turns(caption: Record, tasks: Sequence[Record], response: Response, seed: int) -> Messages:
+    blocks = [_caption_turns(caption, seed), *(_joined_turns(task, response, seed) for task in tasks)]
     seeds.generator(seed, caption["id"], "compose.order").shuffle(blocks)
     return [turn for block in blocks for turn in block]
 
@@ -199,6 +201,14 @@ def _caption_turns(record: Record, seed: int) -> Messages:
 
 def _task_turns(record: Record, response: Response, seed: int) -> Messages:
     return [message("user", prompts.question(record)), message("assistant", respond(record, response, seed))]
+
+
+def _joined_turns(task: Record, response: Response, seed: int) -> Messages:
+    """As `_task_turns`, for a task beside a caption: an error names the task, since the row at fault is not at hand."""
+    try:
+        return _task_turns(task, response, seed)
+    except DataError as error:
+        raise DataError(f'task "{task["id"]}": {error}') from None
 
 
 def _conversation(record: Record, turns: Messages, parents: Sequence[Record]) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -97,4 +98,4 @@ def _key(image: Mapping[str, Any]) -> str:
         import hashlib
 
         return hashlib.sha256(inline).hexdigest()
-    return str(image["path"])
+    return os.path.normpath(str(image["path"]))

@@ -42,11 +42,12 @@ class Journal:
         self.last_position = 0
         """How many input rows the newest checkpoint calls done."""
 
-    def last_checkpoint(self) -> Checkpoint:
-        """Where to go on; the beginning if there is nothing to go on from.
+    def last_checkpoint(self, sides: Mapping[str, Path] | None = None) -> Checkpoint:
+        """Where to go on: the newest checkpoint that the files still hold, or the beginning if there is none.
 
-        Raises UsageError if the journal belongs to a run with other arguments: going on would mix two runs, starting
-        over would throw work away, and only the user knows which is right.
+        `sides` are the files beside the output, by the name that `Checkpoint.counts` has for their rows. Raises
+        UsageError if the journal belongs to a run with other arguments, or a side file lacks rows that were written
+        to it: going on would mix two runs, starting over would throw work away, and only the user knows which is right.
         """
         if not self.path.exists() or not self.part.exists():
             return Checkpoint()
@@ -55,10 +56,21 @@ class Journal:
         if not entries or not isinstance(entries[0], dict) or "run" not in entries[0]:
             return Checkpoint()
         self._require_same(entries[0]["run"])
-        for entry in reversed(entries[1:]):
-            if isinstance(entry, dict):
-                return Checkpoint(**entry)
-        return Checkpoint()
+        # After a power failure the files may be shorter than the newest checkpoint says.
+        whole = [
+            Checkpoint(**entry)
+            for entry in entries[1:]
+            if isinstance(entry, dict) and entry["lengths"]["output"] <= self.part.stat().st_size
+        ]
+        usable = (point for point in reversed(whole) if all(_holds(point, *side) for side in (sides or {}).items()))
+        newest = next(usable, None)
+        if newest is None and whole:
+            name, path = next(side for side in (sides or {}).items() if not _holds(whole[-1], *side))
+            raise UsageError(
+                f"{path} does not hold the {name} rows of the unfinished run that {self.part} belongs to; "
+                f"name the file that does, or start over: rm {self.part} {self.path}"
+            )
+        return newest or Checkpoint()
 
     def open(self, checkpoint: Checkpoint) -> None:
         """Start writing: a fresh journal, or behind the given checkpoint."""
@@ -93,9 +105,15 @@ class Journal:
             if mine != theirs:
                 raise UsageError(
                     f"{self.part} belongs to an unfinished run with {key} {_shown(theirs)}, now {_shown(mine)}; "
-                    f"give the same arguments to go on with it, or remove it to start over: "
-                    f"rm {self.part} {self.path}"
+                    f"give the same arguments to go on with it, or start over: rm {self.part} {self.path}"
                 )
+
+
+def _holds(point: Checkpoint, name: str, path: Path) -> bool:
+    """Whether a side file has all the rows that were written to it up to a checkpoint."""
+    if name not in point.lengths:
+        return not point.counts.get(name)
+    return path.is_file() and path.stat().st_size >= point.lengths[name]
 
 
 def sync(path: Path) -> None:

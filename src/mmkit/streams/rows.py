@@ -155,13 +155,19 @@ def _require_exact(raw: bytes, value: dict[str, Any]) -> None:
     of them on both sides unless they are escaped in another way, so a key that is missing shows. A lost integer has
     turned into a float of at least 2^63, which orjson writes with an exponent of 18 or more.
     """
-    written = orjson.dumps(value)
+    try:
+        written = orjson.dumps(value)
+    except TypeError:
+        raise DataError("nested more than 250 levels deep, which cannot be written again") from None
     if written == raw:
         return
     if (
         raw.count(b'":') == written.count(b'":')
         and b" :" not in raw
         and b"\t:" not in raw
+        and b"\r:" not in raw
+        and b"\n:" not in raw
+        and b"\\u003" not in raw
         and b"\\u0022" not in raw
         and not _may_hold_lost_integer(raw, written)
     ):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
+import stat
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkit import console
-from mmkit.errors import DataError, LimitError
+from mmkit.errors import DataError, LimitError, UsageError
 from mmkit.records import Record
 from mmkit.streams import sinks
 from mmkit.streams.journal import Checkpoint, Journal, sync
@@ -114,13 +118,15 @@ class _Run:
         self._started = time.monotonic()
         self._next_checkpoint = self._started + _CHECKPOINT_EVERY_S
         self._next_sync = self._started + _SYNC_EVERY_S
+        _require_distinct(options)
         self._target = _regular_target(options.output)
         self._journal: Journal | None = None
         self._resume_from = Checkpoint()
         if self._target is not None:
             same = {"command": command, "inputs": list(options.inputs), "limit": options.limit, "shard": options.shard}
             self._journal = Journal(self._target, {**same, **identity})
-            self._resume_from = self._journal.last_checkpoint()
+            sides = {"rejected": options.rejects, "dropped": options.dropped}
+            self._resume_from = self._journal.last_checkpoint({n: Path(p) for n, p in sides.items() if p is not None})
 
     def go(self, stage: Stage) -> Summary:
         start = self._resume_from
@@ -142,10 +148,10 @@ class _Run:
                 sinks.finalise(self._journal.part, self._target, self._target_format())
                 self._journal.finish()
         except OSError as error:
-            full = sinks.full_disk(error, self._options.output or "stdout")
-            if full is None:
-                raise
-            raise full from None
+            full = sinks.full_disk(error, self._options.output)
+            if full is not None:
+                raise full from None
+            raise
         self._summary.duration_s = time.monotonic() - self._started
         return self._summary
 
@@ -153,11 +159,19 @@ class _Run:
         return self._options.to_format or format_of(str(self._target)) or "jsonl"
 
     def _open_outputs(self, stack: ExitStack) -> None:
+        try:
+            self._open_sides_and_sink(stack)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) or sinks.full_disk(error, None):
+                raise
+            raise UsageError(f"{error.filename}: cannot be written: {error.strerror}") from None
+
+    def _open_sides_and_sink(self, stack: ExitStack) -> None:
         options, lengths = self._options, self._resume_from.lengths
-        self._rejects = _side_file(stack, options.rejects, lengths.get("rejects", 0))
+        self._rejects = _side_file(stack, options.rejects, lengths.get("rejected", 0))
         self._dropped = _side_file(stack, options.dropped, lengths.get("dropped", 0))
         if self._journal is not None:
-            self._sink: sinks.Sink = sinks.to_part(self._journal.part, lengths.get("output", 0))
+            self._sink: sinks.Sink = sinks.to_part(self._journal.part, lengths.get("output", 0), self._target_format())
             self._journal.open(self._resume_from)
             stack.callback(self._journal.close)
         elif options.output in (None, STDOUT):
@@ -174,16 +188,22 @@ class _Run:
         if start:
             self._require_same_input(next(rows, None), start)
         index, count = options.shard or (0, 1)
-        for row in rows:
-            if options.limit is not None and row.position >= options.limit:
+        limit = math.inf if options.limit is None else options.limit
+        for row in rows if limit > start else ():
+            if row.position % count == index:
+                if isinstance(row, Rejected):
+                    self._unread.append(row)
+                    self._settle_unread()
+                else:
+                    self._handed.append(row.position)
+                    yield row
+            if row.position + 1 >= limit:  # before another row is asked for, which a live pipe may not have yet
                 return
-            if count > 1 and row.position % count != index:
-                continue
-            if isinstance(row, Rejected):
-                self._unread.append(row)
-            else:
-                self._handed.append(row.position)
-                yield row
+
+    def _settle_unread(self) -> None:
+        """Account for rows that could not be read as soon as no row before them is under way in the stage."""
+        while self._unread and not self._handed:
+            self._take(self._unread.popleft())
 
     def _require_same_input(self, row: Row | Rejected | None, start: int) -> None:
         if row is None or row.crc != self._resume_from.crc:
@@ -211,7 +231,8 @@ class _Run:
 
     def _take(self, outcome: Outcome) -> None:
         if isinstance(outcome, Rejected):
-            self._begin_row(outcome.position, outcome.crc)
+            new = self._begin_row(outcome.position, outcome.crc)
+            self._summary.read += not new  # what came out of an input row beside others and failed, counts for itself
             self._reject(outcome)
             return
         row = outcome.row
@@ -220,7 +241,8 @@ class _Run:
             try:
                 self._sink.write(row)
             except DataError as error:
-                self._reject(Rejected.of(row, error))
+                if new:
+                    self._reject(Rejected.of(row, error))
                 return
             self._summary.kept += new
             self._summary.written += 1
@@ -234,7 +256,9 @@ class _Run:
     def _reject(self, rejected: Rejected) -> None:
         self._summary.rejected += 1
         if self._rejects is None:
-            raise type(rejected.error)(f"{rejected.source}:{rejected.line}: {rejected.error}") from rejected.error
+            # Escaped here, where it is one line for certain: a row's text may hold line breaks.
+            reason = console.escape(str(rejected.error))
+            raise type(rejected.error)(f"{rejected.source}:{rejected.line}: {reason}") from rejected.error
         reason = str(rejected.error)
         self._rejects.write_line(_account(self._command, rejected.source, rejected.line, reason, rejected.record))
         self._check_rate(from_rows=_RATE_FROM_ROWS)
@@ -250,7 +274,7 @@ class _Run:
     def _begin_row(self, position: int, crc: int) -> bool:
         """Called before an outcome is written; whether it is the row's first. Between windows a checkpoint may lie."""
         last = self._last
-        if last is not None and last[0] == position:
+        if last is not None and position <= last[0]:
             return False
         if (
             last is not None
@@ -266,7 +290,7 @@ class _Run:
 
     def _save_checkpoint(self, journal: Journal, position: int, crc: int) -> None:
         lengths = {"output": self._sink.flush()}
-        for name, side in (("rejects", self._rejects), ("dropped", self._dropped)):
+        for name, side in (("rejected", self._rejects), ("dropped", self._dropped)):
             if side is not None:
                 lengths[name] = side.flush()
         now = time.monotonic()
@@ -307,4 +331,34 @@ def _regular_target(output: str | None) -> Path | None:
     if output in (None, STDOUT):
         return None
     path = Path(output)
+    if path.is_dir():
+        raise UsageError(f"-o {output}: is a directory; name a file")
     return None if path.exists() and not path.is_file() else path
+
+
+def _require_distinct(options: StreamOptions) -> None:
+    """Refuse file names under which one file would overwrite another, or feed on itself."""
+    named = [(option, path) for option, path in _outputs(options) if path != STDOUT]
+    for i, (option, path) in enumerate(named):
+        for other, other_path in named[:i]:
+            if _same_file(path, other_path):
+                raise UsageError(f"{other} and {option} name the same file: {path}")
+        if option != "-o":  # a finished -o FILE takes its input's place in one step
+            for name in options.inputs:
+                if _same_file(path, name):
+                    raise UsageError(f"{option} {path} is an input, too, and would be overwritten")
+    if options.output in (None, STDOUT) and sys.stdout is not None:
+        out = os.fstat(sys.stdout.fileno())
+        for name in options.inputs:
+            if stat.S_ISREG(out.st_mode) and Path(name).exists() and os.path.samestat(out, Path(name).stat()):
+                raise UsageError(f"{name} is both input and stdout, which destroys it; use -o {name}")
+
+
+def _outputs(options: StreamOptions) -> list[tuple[str, str]]:
+    pairs = (("-o", options.output), ("--rejects", options.rejects), ("--dropped", options.dropped))
+    return [(option, path) for option, path in pairs if path is not None]
+
+
+def _same_file(one: str, other: str) -> bool:
+    regular = not Path(one).exists() or Path(one).is_file()  # any number of outputs may go to /dev/null
+    return regular and Path(one).resolve() == Path(other).resolve()

@@ -18,7 +18,7 @@ from typing import IO, Any, Protocol, cast
 
 import orjson
 
-from mmkit.errors import DataError, LimitError
+from mmkit.errors import DataError, LimitError, UsageError
 from mmkit.records import Record
 from mmkit.streams.journal import sync
 from mmkit.streams.rows import Row, encode
@@ -96,12 +96,14 @@ class TableSink:
 
 def to_stdout(fmt: Format | None) -> Sink:
     """The sink for a run without `-o`."""
+    if sys.stdout is None:
+        raise UsageError("stdout is closed: name an output with -o FILE")
     # A buffer of our own over the same descriptor: sys.stdout must not be closed, and text mode must not touch bytes.
     file = io.BufferedWriter(io.FileIO(os.dup(sys.stdout.fileno()), "wb"), _BUFFER)
     if fmt in (None, "jsonl"):
         return LineSink(file, live=True)
     if fmt == "json":
-        raise DataError("a JSON list goes to a file: -o FILE.json")
+        raise UsageError("a JSON list goes to a file: -o FILE.json")
     return TableSink(file, cast(Format, fmt), stream=True)
 
 
@@ -110,13 +112,15 @@ def to_device(path: Path) -> LineSink:
     return LineSink(io.BufferedWriter(io.FileIO(path, "wb"), _BUFFER), live=True)
 
 
-def to_part(path: Path, length: int) -> LineSink:
-    """The part file of a run with `-o`, cut to `length` bytes."""
-    return LineSink(reopened(path, length), length, part=True)
+def to_part(path: Path, length: int, fmt: Format) -> LineSink:
+    """The part file of a run with `-o`, cut to `length` bytes. `fmt` is what it will be turned into."""
+    return LineSink(reopened(path, length), length, part=fmt in ("arrow", "parquet"))
 
 
 def reopened(path: Path, length: int) -> IO[bytes]:
-    """The file opened for appending behind its first `length` bytes."""
+    """The file opened for appending behind its first `length` bytes; a pipe or a device is opened as it is."""
+    if path.exists() and not path.is_file():
+        return io.BufferedWriter(io.FileIO(path, "wb"), _BUFFER)
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("r+b" if path.exists() else "w+b", buffering=_BUFFER)
     file.truncate(length)
@@ -209,11 +213,9 @@ def _part_records(part: Path) -> Iterator[Record]:
             yield record
 
 
-def full_disk(error: OSError, path: str) -> LimitError | None:
+def full_disk(error: OSError, path: str | None) -> LimitError | None:
     """What to tell the user when a write failed for want of space; None if that was not the reason."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return LimitError(
-            f"{path}: {os.strerror(error.errno or 0)}; what was written is kept: free some space and run the same "
-            "command again to go on"
-        )
+        way_out = "" if path is None else "; free some space and run the same command again"
+        return LimitError(f"{path or 'stdout'}: {os.strerror(error.errno)}{way_out}")
     return None
