@@ -320,6 +320,43 @@ def test_a_template_without_turn_tokens_for_users_works_too(chat_of: Callable[[s
     assert ([turn.text for turn in turns], complete) == (["Why?", "so", "And?"], False)
 
 
+SPACED = (
+    "{% for m in messages %}{{ m.role.upper() + ': ' }}"
+    "{% for p in m.content | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<|image_pad|>\n' }}{% endfor %}{% for p in m.content | selectattr('type', 'equalto', 'text') %}"
+    "{{ p.text + ' ' }}{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
+
+def test_a_template_that_closes_no_turn_still_teaches_to_stop(chat_of: Callable[[str], Chat]) -> None:
+    chat = with_template(chat_of("qwen2_vl"), SPACED)
+    assert chat.end_of_turn_id is None and chat.end_of_text_ids[0] == chat.tokenizer.eos_token_id
+    messages = [user("What?", 1), assistant("a circle"), user("Why?"), assistant("so")]
+    assert learned(chat, messages, 1) == " a circle so<|im_end|>"
+    written_by_itself = [user("What?", train=True), assistant("a circle"), user("Why?", train=True), assistant("so")]
+    expected = "USER: What? ASSISTANT: a circle USER: Why? ASSISTANT: so<|im_end|>"
+    assert learned(chat, written_by_itself) == expected
+    prompt = chat.encode([], [], open_turn="user").input_ids
+    whole = chat.encode(written_by_itself, []).input_ids
+    assert whole[: len(prompt)] == prompt
+    turns, complete = chat.split_turns(whole[len(prompt) :])
+    assert complete and [turn.text for turn in turns] == ["What?", "a circle", "Why?", "so"]
+
+
+def test_a_system_text_that_the_template_adds_is_not_learned(chat_of: Callable[[str], Chat]) -> None:
+    source = (
+        "{% for m in messages %}{% if loop.first and m.role != 'system' %}"
+        "{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}"
+        "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    chat = with_template(chat_of("causal_lm"), source)
+    assert learned(chat, [user("a"), assistant("b")]) == "b<|im_end|>"
+    assert learned(chat, [user("a", train=True), assistant("b")]).startswith("<|im_start|>user\na<|im_end|>")
+    prompt = chat.tokenizer.decode(chat.encode([], [], open_turn="user").input_ids)
+    assert prompt == "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n"
+
+
 def test_texts_are_stripped_where_the_template_strips_them(chat_of: Callable[[str], Chat]) -> None:
     source = (
         "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + (m.content | trim) + '<|im_end|>\n' }}{% endfor %}"

@@ -95,6 +95,7 @@ class Chat:
         `open_turn` None is a whole conversation for training: assistant turns are in the loss up to and with their end
         of turn, and a message's `train` says otherwise. A user turn with `train` true is learned with its header; then
         the model is to write the conversation by itself, and learns all between such turns and the end of text too.
+        Where a template closes no turn, the end of text is learned after the last one.
         "assistant" appends the generation prompt, "user" the opening of a user turn. Raises DataError where image
         parts and images differ in number, nothing is in the loss, or the template cannot do it.
         """
@@ -106,7 +107,7 @@ class Chat:
             raise DataError(f"messages hold {num_parts} image parts, but there are {len(images)} images")
         ends = self.end_of_text_ids
         end_of_text = self.tokenizer.convert_ids_to_tokens(ends[0]) if ends else None
-        pieces = self._template.layout(shape, open_turn, end_of_text)
+        pieces = self._template.layout(shape, open_turn, end_of_text, turns_end=self.end_of_turn_id is not None)
         image_inputs, replacements = self._process_images(images)
         stretches = [Stretch.of(piece, texts, replacements) for piece in pieces]
         bos = self.tokenizer.bos_token

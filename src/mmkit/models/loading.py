@@ -37,7 +37,7 @@ def load_chat(model: str) -> Chat:
     directory is no model, MissingInputError where a path leads nowhere, UnavailableError where the hub does not give
     the model or torch and transformers are not installed.
     """
-    _require_libraries()
+    require_libraries()
     from mmkit.models.encoding import Chat
 
     base, adapter = _base_and_adapter(model)
@@ -60,7 +60,7 @@ def load_model(
     `dtype` None keeps what the checkpoint holds. `adapter` is a PEFT directory or hub id, merged into the weights.
     Raises as load_chat does, and DataError where the checkpoint lacks weights that the model needs.
     """
-    _require_libraries()
+    require_libraries()
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
@@ -107,7 +107,8 @@ def image_only(processor_class: type, family: str) -> Any:
     return type(processor_class.__name__, (processor_class,), body)
 
 
-def _require_libraries() -> None:
+def require_libraries() -> None:
+    """Raise UnavailableError, with the command that adds them, where torch or transformers is not installed."""
     for package in ("torch", "transformers"):
         try:
             __import__(package)

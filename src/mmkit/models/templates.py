@@ -67,15 +67,18 @@ class ChatTemplate:
         self._as_parts: bool | None = None
         self._openings: dict[str, str] = {}
 
-    def layout(self, shape: Shape, open_turn: str | None, end_of_text: str | None = None) -> tuple[Piece, ...]:
+    def layout(
+        self, shape: Shape, open_turn: str | None, end_of_text: str | None = None, *, turns_end: bool = True
+    ) -> tuple[Piece, ...]:
         """The pieces of a conversation of this shape.
 
         With `open_turn` None the trained turns are in the loss: of an assistant turn what follows the generation
         prompt, of another turn its header too, always up to the end of turn and without the white space after it. A
         conversation with a trained turn that is not the assistant's is one that the model continues by itself: from
         the first trained turn on, the headers of trained turns and what stands between two of them are in the loss as
-        well, and `end_of_text` closes it. Else "assistant" appends the generation prompt and "user" the opening of a
-        user turn, and nothing is in the loss.
+        well, and `end_of_text` closes it. Where the template closes no turn (`turns_end` False), `end_of_text` also
+        follows a trained last turn, or a model would never learn to stop. Else "assistant" appends the generation
+        prompt and "user" the opening of a user turn, and nothing is in the loss.
         """
         free = any(turn.train and turn.role != "assistant" for turn in shape) and open_turn is None
         key = (shape, open_turn, free)
@@ -85,17 +88,22 @@ class ChatTemplate:
                 self._layouts.clear()
             rendered = self._rendered(shape, open_turn)
             spans = [] if open_turn is not None else self._spans(shape, rendered, free)
-            if free:
-                if end_of_text is None:
-                    raise DataError(
-                        f"{self._name} has no end-of-text token beside its end of turn, so it cannot learn to write "
-                        "whole conversations"
-                    )
-                begin = spans.pop()[0] if shape[-1].train else len(rendered)
-                rendered += end_of_text
-                spans.append((begin, len(rendered)))
+            if free or (spans and shape[-1].train and not turns_end):
+                rendered = rendered if turns_end else rendered.rstrip()
+                rendered = self._ended(rendered, spans, end_of_text, is_learned=shape[-1].train)
             found = self._layouts[key] = self._cut(shape, rendered, spans)
         return found
+
+    def _ended(self, rendered: str, spans: list[tuple[int, int]], end_of_text: str | None, *, is_learned: bool) -> str:
+        """`rendered` with the end of text, which is added to the last span if its turn is learned, else to `spans`."""
+        if end_of_text is None:
+            raise DataError(
+                f"{self._name} has no end-of-text token (beside its end of turn, if any), so it cannot learn where "
+                "such a conversation ends"
+            )
+        begin = spans.pop()[0] if is_learned else len(rendered)
+        spans.append((begin, len(rendered) + len(end_of_text)))
+        return rendered + end_of_text
 
     def opening(self, role: str) -> str:
         """What the template writes between the end of the turn before and the first part of a `role` turn."""
@@ -119,9 +127,11 @@ class ChatTemplate:
         if open_turn != "user":
             return self._render(shape, prompt=open_turn == "assistant")
         if shape:
-            return self._render(shape) + self.opening("user")
-        first = self._render((Turn("user", ("text",)),))
-        return first[: self._mark_start(first, 0)]
+            opened = self._render(shape) + self.opening("user")
+        else:
+            first = self._render((Turn("user", ("text",)),))
+            opened = first[: self._mark_start(first, 0)]
+        return opened.rstrip(" ")  # byte-level tokenizers join a space to the word after it
 
     def _spans(self, shape: Shape, rendered: str, free: bool) -> list[tuple[int, int]]:
         spans: list[tuple[int, int]] = []

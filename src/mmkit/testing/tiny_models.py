@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmkit.errors import UsageError
-from mmkit.models.loading import image_only, quiet
-from mmkit.testing import tiny_tokenizers
+from mmkit.models.loading import image_only, quiet, require_libraries
 
 FAMILIES = (
     "qwen2_vl",
@@ -117,8 +116,9 @@ def build(
     that the tokens of a tile are a multiple of patch_size, as that model wants it. The qwen families see an image of
     48×48 with patches of 8 as 9 tokens. Every matrix, embeddings included, is drawn with standard deviation fan-in^-½;
     the usual .02 leaves so narrow a network with hardly any signal. Same arguments, same bytes. Raises UsageError for
-    an unknown family or sizes that do not divide.
+    an unknown family or sizes that do not divide, UnavailableError where torch or transformers is not installed.
     """
+    require_libraries()
     if family not in FAMILIES:
         raise UsageError(f"unknown model family {family!r}; known are {', '.join(FAMILIES)}")
     edge = image_size or (64 if family == "smolvlm" else 48)
@@ -139,6 +139,8 @@ def build(
 
 
 def _tokenizer(recipe: _Recipe, kind: str, corpus: Sequence[str], vocab_size: int, *, adds_bos: bool) -> Any:
+    from mmkit.testing import tiny_tokenizers
+
     make = tiny_tokenizers.words if kind == "words" else tiny_tokenizers.bpe
     # An image token comes last: mllama keeps it outside of what the language model can predict.
     special = [END_OF_TEXT, TURN_START, TURN_END, *recipe.more_special, *dict.fromkeys(recipe.special.values())]
