@@ -41,7 +41,7 @@ class TransformersEngine:
         device: str | None = None,
         dtype: str | None = None,
         max_batch_tokens: int = 16384,
-        max_batch_rows: int = 256,
+        max_batch_rows: int = 128,
         window: int = 512,
     ) -> None:
         self.model = model

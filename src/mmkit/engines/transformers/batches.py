@@ -69,9 +69,17 @@ def answer(
     for _, group in groupby(requests, key=lambda request: request.position // window):
         if work is None:
             work = make_work()
-        failures, jobs = _prepare(work, group)
-        done = _run(work, jobs, max_tokens, max_rows, free_memory)
-        yield from _in_order(chain(failures, done))
+        # In a generator of its own, so that nothing of this window is held while the next one is read.
+        yield from _answer_window(work, group, max_tokens, max_rows, free_memory)
+
+
+def _answer_window(
+    work: Work[Answer], requests: Iterable[Request], max_tokens: int, max_rows: int, free_memory: Callable[[], None]
+) -> Iterator[Answer]:
+    failures, jobs = _prepare(work, requests)
+    done = _run(work, deque(_longest_first(jobs)), max_tokens, max_rows, free_memory)
+    del jobs  # each goes with its batch
+    yield from _in_order(chain(failures, done))
 
 
 def _prepare(work: Work[Answer], requests: Iterable[Request]) -> tuple[list[tuple[int, Answer]], list[tuple[int, Job]]]:
@@ -94,14 +102,13 @@ def _prepare(work: Work[Answer], requests: Iterable[Request]) -> tuple[list[tupl
 
 def _run(
     work: Work[Answer],
-    jobs: list[tuple[int, Job]],
+    waiting: deque[tuple[int, Job]],
     max_tokens: int,
     max_rows: int,
     free_memory: Callable[[], None],
 ) -> Iterator[tuple[int, Answer]]:
     """Run the jobs of one window. When memory does not suffice, the rest of the window runs in smaller batches; the
     next window tries the full size again, or it would depend on what came before it."""
-    waiting = deque(_longest_first(jobs))
     while waiting:
         batch = _take(waiting, max_tokens, max_rows)
         answers = _try(work, [job for _, job in batch])

@@ -85,7 +85,7 @@ class Generation:
         if request.open_turn == "user":
             # With the token that ended the text: it closes a turn that has no end of its own.
             written, _ = self._chat.split_turns(new if end is None else new[: end + 1])
-            turns = [Turn(turn.role, turn.text) for turn in written]
+            turns = tuple(Turn(turn.role, turn.text) for turn in written)
             text = self._chat.tokenizer.decode(ids, skip_special_tokens=False)
             return Reply(request.id, text, turns, end is None, usage)
         return Reply(request.id, self._chat.decode(ids), (), end is None, usage)

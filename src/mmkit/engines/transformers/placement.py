@@ -6,19 +6,26 @@ from typing import Any
 
 import torch
 
-from mmkit.errors import UsageError
+from mmkit.errors import UnavailableError, UsageError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name; by default the accelerator if there is one. Raises UsageError for any other name."""
+    """The device of that name; by default the accelerator if there is one.
+
+    Raises UsageError for a name that is no device's, UnavailableError for a device that this machine has not.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
     if name is None:
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        return accelerator or torch.device("cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"{name!r} is no device; name one such as cpu, cuda or cuda:1") from None
+    if device.type != "cpu" and (accelerator is None or accelerator.type != device.type):
+        raise UnavailableError(f"there is no device {name!r} here that torch can use")
+    return device
 
 
 def to_dtype(name: str | None) -> torch.dtype | None:
