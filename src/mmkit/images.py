@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import io
 import os
+import stat
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ MAX_PIXELS = 100_000_000
 """Largest width × height that is decoded. 100 megapixels are 300 MB as RGB."""
 
 _MIME_OF_FORMAT = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+"""Named one by one, since PIL would also run Ghostscript over an EPS file."""
 
 
 @dataclass(slots=True)
@@ -93,6 +96,8 @@ def _read(reference: Mapping[str, Any], root: str | os.PathLike[str] | None) -> 
         return _from_data_uri(path), "(data URI)"
     target = resolve(path, root)
     try:
+        if not stat.S_ISREG(target.stat().st_mode):
+            raise DataError(f"image {path!r} is no regular file")
         return target.read_bytes(), path
     except (FileNotFoundError, NotADirectoryError):
         tried = Path(root) if root is not None else Path.cwd()
@@ -116,20 +121,22 @@ def _decode(data: bytes, name: str) -> tuple[Image, str]:
 
     try:
         with warnings.catch_warnings():
-            # The size is checked below, against our own limit.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data))
-        width, height = picture.size
-        if width * height > MAX_PIXELS:
-            raise DataError(f"image {name} has {width}×{height} pixels, more than {MAX_PIXELS:,}")
-        mime = _MIME_OF_FORMAT.get(picture.format or "", "application/octet-stream")
-        picture.load()
-        return ImageOps.exif_transpose(picture).convert("RGB"), mime
+            # The size is checked below, against our own limit; what else PIL warns of, it has put up with.
+            warnings.simplefilter("ignore")
+            picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise DataError(f"image {name} has {width}×{height} pixels, more than {MAX_PIXELS:,}")
+            mime = _MIME_OF_FORMAT.get(picture.format or "", "application/octet-stream")
+            picture.load()
+            return ImageOps.exif_transpose(picture).convert("RGB"), mime
+    except DataError:
+        raise
     except Image.DecompressionBombError:
         raise DataError(f"image {name} has more than {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
-        raise DataError(f"image {name} is no image that can be read") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise DataError(f"image {name} is no image that can be read ({', '.join(_FORMATS)})") from None
+    except Exception as error:  # noqa: BLE001 - broken files make PIL's decoders raise struct.error, KeyError and more
         raise DataError(f"image {name} is broken: {error}") from None
 
 

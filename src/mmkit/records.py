@@ -16,7 +16,6 @@ from mmkit.errors import DataError
 Record = dict[str, Any]
 
 ROLES = ("system", "user", "assistant")
-_ROLES = frozenset(ROLES)
 _TEXT_FIELDS = ("task", "caption", "question", "context", "answer", "rationale", "prediction")
 _TEXT_LISTS = ("choices", "answers")
 _LLAVA_ROLES = {
@@ -108,7 +107,8 @@ def check(record: Mapping[str, Any]) -> None:
             )
     weight = get("weight")
     if weight is not None and ((type(weight) is not float and type(weight) is not int) or not 0 <= weight < 1e300):
-        raise DataError(f"weight: expected a number that is not negative, got {_kind(weight)}")
+        shown = weight if type(weight) in (int, float) else _kind(weight)
+        raise DataError(f"weight: expected a number that is not negative, got {shown}")
     lineage = get("lineage")
     if lineage is not None and not (type(lineage) is list and all(type(entry) is dict for entry in lineage)):
         raise DataError("lineage: expected a list of objects")
@@ -161,7 +161,7 @@ def _check_messages(messages: Any) -> int:
     for i, turn in enumerate(messages):
         if type(turn) is not dict:
             raise DataError(f"messages[{i}]: expected an object, got {_kind(turn)}")
-        if turn.get("role") not in _ROLES:
+        if turn.get("role") not in ROLES:  # a tuple: what is no string may not be hashable
             raise DataError(f'messages[{i}].role: expected "user" or "assistant", got {_shown(turn.get("role"))}')
         content = turn.get("content")
         if type(content) is not list:

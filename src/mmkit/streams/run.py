@@ -302,6 +302,7 @@ class _Run:
 
     def _give_up(self) -> None:
         """Leave what a later run can go on from, and nothing if there is nothing."""
+        self._sink.abandon()
         if self._journal is None:
             with suppress(OSError):
                 self._sink.flush()  # the rows before the one that failed

@@ -6,7 +6,7 @@ checkpoint and a compressed or columnar file cannot; the finished part file is t
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import errno
 import io
 import os
@@ -14,12 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Protocol, cast
 
 import orjson
 
 from mmkit.errors import DataError, LimitError, UsageError
 from mmkit.records import Record
+from mmkit.streams import inline
 from mmkit.streams.journal import sync
 from mmkit.streams.rows import Row, encode
 from mmkit.streams.sources import Format
@@ -41,6 +42,10 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Write what is missing for the output to be whole."""
+        ...
+
+    def abandon(self) -> None:
+        """Let go of the output as it is, after a failure."""
         ...
 
 
@@ -75,6 +80,9 @@ class LineSink:
     def close(self) -> None:
         self._file.close()
 
+    def abandon(self) -> None:
+        _close_anyhow(self._file)
+
 
 class TableSink:
     """Arrow IPC or Parquet into a binary file."""
@@ -82,6 +90,7 @@ class TableSink:
     def __init__(self, file: IO[bytes], fmt: Format, *, stream: bool) -> None:
         from mmkit.streams import tables
 
+        self._file = file
         self._writer = tables.TableWriter(file, fmt, stream=stream)
 
     def write(self, row: Row) -> None:
@@ -92,6 +101,16 @@ class TableSink:
 
     def close(self) -> None:
         self._writer.close()
+        self._file.close()
+
+    def abandon(self) -> None:
+        _close_anyhow(self._file)
+
+
+def _close_anyhow(file: IO[bytes]) -> None:
+    """Close a file whose last bytes may have nowhere to go: a full disk, a reader that went away."""
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 def to_stdout(fmt: Format | None) -> Sink:
@@ -185,19 +204,10 @@ def _write_json_list(part: Path, file: IO[bytes]) -> None:
     file.write(b"\n]\n" if separator == b",\n" else b"[]\n")
 
 
-_BYTES = "$bytes"
-
-
 def encode_part(record: Record) -> bytes:
     """A line of a part file: like `encode`, with an image's inline bytes as base64, since a table may follow."""
-
-    def default(value: Any) -> Any:
-        if isinstance(value, bytes):
-            return {_BYTES: base64.b64encode(value).decode()}
-        raise TypeError(type(value).__name__)
-
     try:
-        return orjson.dumps(record, default=default)
+        return orjson.dumps(record, default=inline.as_json)
     except TypeError as error:
         raise DataError(f"the record cannot be written as JSON: {error}") from None
 
@@ -205,12 +215,7 @@ def encode_part(record: Record) -> bytes:
 def _part_records(part: Path) -> Iterator[Record]:
     with part.open("rb") as lines:
         for line in lines:
-            record = orjson.loads(line)
-            for image in record.get("images") or ():
-                inline = image.get("bytes")
-                if isinstance(inline, dict):
-                    image["bytes"] = base64.b64decode(inline[_BYTES])
-            yield record
+            yield inline.restore(orjson.loads(line))
 
 
 def full_disk(error: OSError, path: str | None) -> LimitError | None:

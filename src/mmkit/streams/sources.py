@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Literal, cast, get_args
 
@@ -17,7 +17,7 @@ import orjson
 
 from mmkit.errors import DataError, MissingInputError, UsageError
 from mmkit.records import Record
-from mmkit.streams.rows import Check, Rejected, Row, parse
+from mmkit.streams.rows import Check, Rejected, Row, parse, require_exact
 
 Format = Literal["jsonl", "json", "arrow", "parquet"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -86,7 +86,7 @@ def _read_one(
         head = raw_file.peek(8)[:8]
         file = _decompressed(raw_file, head, shown)
         if file is not raw_file:
-            head = file.peek(8)[:8]
+            head = _whole(shown, lambda: file.peek(8)[:8])
         chosen = fmt or (format_of(name) if name != STDIN else None) or _sniffed(head)
         if chosen == "jsonl":
             yield from _read_lines(file, shown, kind, position, crc, start)
@@ -156,12 +156,24 @@ def _lines(file: IO[bytes], shown: str) -> Iterator[bytes]:
     """The file's lines; a stream that breaks off in the middle of its compression is bad data, not a bug."""
     try:
         yield from file
-    except Exception as error:
-        # gzip raises EOFError, zlib.error and an OSError without a number; zstd an error of its own, not imported here.
-        torn = isinstance(error, EOFError | zlib.error) or type(error).__name__ == "ZstdError"
-        if torn or (isinstance(error, OSError) and error.errno is None):
-            raise DataError(f"{shown}: the compressed stream is broken or torn: {error}") from None
-        raise
+    except Exception as error:  # noqa: BLE001 - told apart in _broken
+        raise _broken(error, shown) from None
+
+
+def _whole(shown: str, read: Callable[[], bytes]) -> bytes:
+    """What `read` gives, with its errors as those of `_lines`."""
+    try:
+        return read()
+    except Exception as error:  # noqa: BLE001 - told apart in _broken
+        raise _broken(error, shown) from None
+
+
+def _broken(error: Exception, shown: str) -> Exception:
+    # gzip raises EOFError, zlib.error and an OSError without a number; zstd an error of its own, not imported here.
+    torn = isinstance(error, EOFError | zlib.error) or type(error).__name__ == "ZstdError"
+    if torn or (isinstance(error, OSError) and error.errno is None):
+        return DataError(f"{shown}: the compressed stream is broken or torn: {error}")
+    return error
 
 
 def _containers(fmt: Format, file: io.BufferedReader, name: str, shown: str) -> Iterable[Record]:
@@ -177,15 +189,21 @@ def _containers(fmt: Format, file: io.BufferedReader, name: str, shown: str) -> 
 
 
 def _read_json_list(file: IO[bytes], shown: str) -> Iterable[Record]:
-    data = file.read()
-    if not data.strip():
+    data = _whole(shown, file.read).removeprefix(b"\xef\xbb\xbf").strip()
+    if not data:
         return []
+    if data.startswith(b"{"):
+        raise DataError(f"{shown}: expected a JSON list of records (for one object a line: --from jsonl)")
     try:
         rows = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise DataError(f"{shown}:{error.lineno}: invalid JSON: {error.msg}") from None
     if not isinstance(rows, list):
-        raise DataError(f"{shown}: expected a JSON list of records (one object a line is .jsonl)")
+        raise DataError(f"{shown}: expected a JSON list of records")
+    try:
+        require_exact(data, rows)
+    except DataError as error:
+        raise DataError(f"{shown}: {error}") from None
     return rows
 
 

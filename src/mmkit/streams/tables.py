@@ -17,6 +17,7 @@ import pyarrow.parquet
 
 from mmkit.errors import DataError
 from mmkit.records import Record
+from mmkit.streams import inline
 from mmkit.streams.sources import Format
 
 _ROWS_PER_BATCH = 1024
@@ -83,7 +84,7 @@ def to_columns(record: Record) -> dict[str, Any]:
         else:
             rest[name] = value
     try:
-        row[_JSON] = orjson.dumps(rest).decode() if rest else None
+        row[_JSON] = orjson.dumps(rest, default=inline.as_json).decode() if rest else None
     except TypeError as error:
         raise DataError(f"the record cannot be written as a table row: {error}") from None
     return row
@@ -106,7 +107,7 @@ def from_columns(row: dict[str, Any]) -> Record:
                 if isinstance(part, dict):
                     _drop_nulls(part)
     if isinstance(rest, str):
-        record.update(orjson.loads(rest))
+        record.update(inline.restore(orjson.loads(rest)))
     return record
 
 
