@@ -123,8 +123,7 @@ def parse(raw: bytes, line: int, kind: Check = "record") -> tuple[Record, bool]:
         if type(value) is list:
             raise DataError("an array where one JSON object a line is expected (for a JSON list use --from json)")
         raise DataError(f"expected a JSON object, got {orjson.dumps(value).decode()[:40]}")
-    if orjson.dumps(value) != raw:  # asked here too, for speed: most lines are what orjson would write
-        require_exact(raw, value)
+    require_exact(raw, value)
     if kind == "json":
         return value, True
     record = as_record(value, raw, line)
@@ -166,7 +165,10 @@ def require_exact(raw: bytes, value: object) -> None:
     number of them on both sides unless they are escaped (\\u003a), so a key that is missing shows. A lost integer is
     19 digits long at least; no line without such a run of digits holds one.
     """
-    written = orjson.dumps(value)
+    try:
+        written = orjson.dumps(value)
+    except TypeError:
+        raise DataError("nested more than 250 levels deep, which cannot be written again") from None
     if written == raw or (
         raw.count(b":") == written.count(b":")
         and (b"\\" not in raw or b"\\u003" not in raw)
