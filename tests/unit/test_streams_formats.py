@@ -37,7 +37,7 @@ def test_any_record_through_any_format_and_back_is_equal(name: str, rows: list[d
             assert load(Path(folder, name)) == rows
             run_stage(KEEP, Path(folder, name), Path(folder, "back.jsonl"))
             assert load(Path(folder, "back.jsonl")) == rows
-        assert sorted(os.listdir(folder)) == sorted({"in.jsonl", name, "back.jsonl"})
+        assert sorted(path.name for path in Path(folder).iterdir()) == sorted({"in.jsonl", name, "back.jsonl"})
 
 
 @settings(max_examples=25)
@@ -76,7 +76,7 @@ def test_a_pipe_carries_records(fmt: Any, tmp_path: Path, monkeypatch: pytest.Mo
     reading, writing = os.pipe()
     feeder = threading.Thread(target=_feed, args=(writing, out.read_bytes()))
     feeder.start()
-    with open(reading) as pipe:
+    with os.fdopen(reading) as pipe:
         monkeypatch.setattr(sys, "stdin", pipe)
         if fmt == "parquet":
             with pytest.raises(UsageError, match="Parquet cannot be read from a pipe"):
@@ -88,7 +88,7 @@ def test_a_pipe_carries_records(fmt: Any, tmp_path: Path, monkeypatch: pytest.Mo
 
 def _feed(descriptor: int, data: bytes) -> None:
     try:
-        with open(descriptor, "wb") as pipe:
+        with os.fdopen(descriptor, "wb") as pipe:
             pipe.write(data)
     except BrokenPipeError:
         pass

@@ -56,21 +56,17 @@ class Journal:
         if not entries or not isinstance(entries[0], dict) or "run" not in entries[0]:
             return Checkpoint()
         self._require_same(entries[0]["run"])
+        points = [Checkpoint(**entry) for entry in entries[1:] if isinstance(entry, dict)]
+        for name, path in (sides or {}).items():
+            if points and _is_another(points[-1], name, path):
+                raise UsageError(
+                    f"{path} does not hold the {name} rows of the unfinished run that {self.part} belongs to; "
+                    f"name the file that does, or start over: rm {self.part} {self.path}"
+                )
         # After a power failure the files may be shorter than the newest checkpoint says.
-        whole = [
-            Checkpoint(**entry)
-            for entry in entries[1:]
-            if isinstance(entry, dict) and entry["lengths"]["output"] <= self.part.stat().st_size
-        ]
-        usable = (point for point in reversed(whole) if all(_holds(point, *side) for side in (sides or {}).items()))
-        newest = next(usable, None)
-        if newest is None and whole:
-            name, path = next(side for side in (sides or {}).items() if not _holds(whole[-1], *side))
-            raise UsageError(
-                f"{path} does not hold the {name} rows of the unfinished run that {self.part} belongs to; "
-                f"name the file that does, or start over: rm {self.part} {self.path}"
-            )
-        return newest or Checkpoint()
+        files = {"output": self.part, **(sides or {})}
+        whole = (point for point in reversed(points) if _is_whole(point, files))
+        return next(whole, Checkpoint())
 
     def open(self, checkpoint: Checkpoint) -> None:
         """Start writing: a fresh journal, or behind the given checkpoint."""
@@ -109,11 +105,16 @@ class Journal:
                 )
 
 
-def _holds(point: Checkpoint, name: str, path: Path) -> bool:
-    """Whether a side file has all the rows that were written to it up to a checkpoint."""
+def _is_another(point: Checkpoint, name: str, path: Path) -> bool:
+    """Whether a side file is not the one that rows were written to up to a checkpoint."""
     if name not in point.lengths:
-        return not point.counts.get(name)
-    return path.is_file() and path.stat().st_size >= point.lengths[name]
+        return bool(point.counts.get(name))
+    return point.lengths[name] > 0 and (not path.is_file() or path.stat().st_size == 0)
+
+
+def _is_whole(point: Checkpoint, files: Mapping[str, Path]) -> bool:
+    """Whether the files are as long as they were at a checkpoint."""
+    return all(path.stat().st_size >= point.lengths[name] for name, path in files.items() if point.lengths.get(name))
 
 
 def sync(path: Path) -> None:
