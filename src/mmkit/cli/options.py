@@ -185,6 +185,9 @@ class Model(OptionGroup):
     batch_tokens: Annotated[
         int, typer.Option("--batch-tokens", metavar="N", min=1, help="Padded tokens in one batch (transformers).")
     ] = 16384
+    window: Annotated[
+        int, typer.Option("--window", metavar="N", min=1, help="Rows that share a batch plan (transformers).")
+    ] = 512
     max_in_flight: Annotated[
         int, typer.Option("--max-in-flight", metavar="N", min=1, help="Requests open at once (openai).")
     ] = 32
@@ -251,6 +254,7 @@ class Model(OptionGroup):
             "device": self.device,
             "dtype": self.dtype,
             "max_batch_tokens": self.batch_tokens,
+            "window": self.window,
         }
 
 
