@@ -96,7 +96,7 @@ def each(function: Callable[[Row], Row | Iterable[Row] | Dropped]) -> Stage:
             except MmkitError as error:
                 yield Rejected.of(row, error)
                 continue
-            if type(result) is Row:
+            if isinstance(result, Row):
                 yield Kept(result)
             elif isinstance(result, Dropped):
                 yield result

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,8 +137,9 @@ class _Run:
             with ExitStack() as stack:
                 self._open_outputs(stack)
                 try:
-                    for outcome in self._in_order(stage(self._rows())):
+                    for outcome in stage(self._rows()):
                         self._take(outcome)
+                    self._require_all_answered()
                     self._check_rate(from_rows=1)
                     self._sink.close()
                 except BaseException:
@@ -180,7 +181,7 @@ class _Run:
             self._sink = sinks.to_device(Path(options.output or ""))
 
     def _rows(self) -> Iterator[Row]:
-        """The rows that could be read, for the stage; the others are kept for `_in_order`."""
+        """The rows that could be read, for the stage; the others wait for their turn."""
         options, start = self._options, self._resume_from.position
         rows = read(
             options.inputs, fmt=options.from_format, kind=self._kind, start=start, checksum=self._journal is not None
@@ -203,7 +204,7 @@ class _Run:
     def _settle_unread(self) -> None:
         """Account for rows that could not be read as soon as no row before them is under way in the stage."""
         while self._unread and not self._handed:
-            self._take(self._unread.popleft())
+            self._take_rejected(self._unread.popleft())
 
     def _require_same_input(self, row: Row | Rejected | None, start: int) -> None:
         if row is None or row.crc != self._resume_from.crc:
@@ -213,29 +214,29 @@ class _Run:
                 f"to start over: rm {output}.part {output}.journal"
             )
 
-    def _in_order(self, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-        """What the stage says, with the rows that could not be read in their places; no row may be missing."""
-        for outcome in outcomes:
-            position = outcome.position if isinstance(outcome, Rejected) else outcome.row.position
-            while self._unread and self._unread[0].position < position:
-                yield self._unread.popleft()
-            if position != self._last_settled:
-                expected = self._handed.popleft() if self._handed else None
-                if expected != position:
-                    raise RuntimeError(f"{self._command}: the stage answered for row {position}, not for {expected}")
-                self._last_settled = position
-            yield outcome
-        yield from self._unread
+    def _require_all_answered(self) -> None:
         if self._handed:
             raise RuntimeError(f"{self._command}: {len(self._handed)} rows are not accounted for")
+        self._settle_unread()
+
+    def _answered(self, position: int) -> None:
+        """The stage has come to the row: those before it that could not be read are due, and no row may be missing."""
+        while self._unread and self._unread[0].position < position:
+            self._take_rejected(self._unread.popleft())
+        expected = self._handed.popleft() if self._handed else None
+        if expected != position:
+            raise RuntimeError(f"{self._command}: the stage answered for row {position}, not for {expected}")
+        self._last_settled = position
 
     def _take(self, outcome: Outcome) -> None:
         if isinstance(outcome, Rejected):
-            new = self._begin_row(outcome.position, outcome.crc)
-            self._summary.read += not new  # what came out of an input row beside others and failed, counts for itself
-            self._reject(outcome)
+            if outcome.position != self._last_settled:
+                self._answered(outcome.position)
+            self._take_rejected(outcome)
             return
         row = outcome.row
+        if row.position != self._last_settled:
+            self._answered(row.position)
         new = self._begin_row(row.position, row.crc)
         if isinstance(outcome, Kept):
             try:
@@ -252,6 +253,11 @@ class _Run:
                 self._dropped.write_line(_account(self._command, row.source, row.line, outcome.reason, row.record))
         else:
             self._summary.kept += new
+
+    def _take_rejected(self, rejected: Rejected) -> None:
+        new = self._begin_row(rejected.position, rejected.crc)
+        self._summary.read += not new  # what came out of an input row beside others and failed, counts for itself
+        self._reject(rejected)
 
     def _reject(self, rejected: Rejected) -> None:
         self._summary.rejected += 1
@@ -302,10 +308,8 @@ class _Run:
 
     def _give_up(self) -> None:
         """Leave what a later run can go on from, and nothing if there is nothing."""
-        self._sink.abandon()
+        self._sink.abandon()  # closing it hands over the rows before the one that failed
         if self._journal is None:
-            with suppress(OSError):
-                self._sink.flush()  # the rows before the one that failed
             return
         done = self._journal.last_position
         if done:

@@ -67,8 +67,7 @@ class LineSink:
     def write_line(self, line: bytes) -> None:
         """Add one line, given without its newline."""
         self._length += len(line) + 1
-        self._file.write(line)
-        self._file.write(b"\n")
+        self._file.write(line + b"\n")
         if self._live and time.monotonic() - self._flushed_at > _FLUSH_EVERY_S:
             self.flush()
 
