@@ -33,11 +33,13 @@ def show(table: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from mmkit.console import escape
+
     header, *body = table
     used = [i for i in range(len(header)) if any(row[i] for row in body)]
     drawn = Table(box=SIMPLE, show_edge=False)
     for i in used:
         drawn.add_column(Text(header[i]), overflow="fold")
     for row in body:
-        drawn.add_row(*(Text(row[i]) for i in used))
+        drawn.add_row(*(Text(escape(row[i])) for i in used))
     Console().print(drawn)
