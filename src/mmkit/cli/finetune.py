@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmkit.training import TuneConfig
 
 
-@dataclass
+@dataclass(eq=False, repr=False)  # what nobody calls costs time at start-up
 class Tuning(OptionGroup):
     """The settings of `mmkit.training.TuneConfig`, as options."""
 

@@ -50,7 +50,7 @@ class OptionGroup:
     context: typer.Context
 
 
-@dataclass
+@dataclass(eq=False, repr=False)  # what nobody calls costs time at start-up
 class Streams(OptionGroup):
     """Input, output, and what happens to rows that do not make it."""
 
@@ -149,7 +149,7 @@ class Streams(OptionGroup):
 EngineName = Literal["transformers", "openai", "replay"]
 
 
-@dataclass
+@dataclass(eq=False, repr=False)  # what nobody calls costs time at start-up
 class Model(OptionGroup):
     """The model that answers, and the engine that runs it."""
 

@@ -1,0 +1,61 @@
+"""The plain loops that mmkit is measured against: parse, check or decide, write; one process, nothing else kept.
+
+`python benchmarks/baselines.py validate|contains|llava INPUT OUTPUT`. They call the library's own checks, so that what
+is compared is the stream around them: accounting, journal, exactness, original bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mmkit.records import check, normalise
+
+_BUFFER = 1 << 20
+
+
+def checked(record: dict[str, Any]) -> dict[str, Any] | None:
+    check(record)
+    return record
+
+
+def answer_occurs(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The checks, then the same predicate as `mmkit filter --judge contains`."""
+    check(record)
+    if not record["question"].strip() or not record["answer"].strip() or not record["rationale"].strip():
+        raise ValueError(record["id"])
+    answer = " ".join(record["answer"].casefold().split()).removesuffix(".")
+    text = " ".join(record["rationale"].casefold().split())
+    return record if re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text) else None
+
+
+def from_llava(record: dict[str, Any]) -> dict[str, Any] | None:
+    result = normalise(record, "")
+    check(result)
+    return result
+
+
+def rows(path: str) -> Iterator[dict[str, Any]]:
+    if path.endswith(".json"):
+        yield from orjson.loads(Path(path).read_bytes())
+        return
+    with open(path, "rb", buffering=_BUFFER) as lines:  # noqa: PTH123
+        for line in lines:
+            yield orjson.loads(line)
+
+
+def main(work: Callable[[dict[str, Any]], dict[str, Any] | None], source: str, target: str) -> None:
+    with open(target, "wb", buffering=_BUFFER) as out:  # noqa: PTH123
+        for record in rows(source):
+            result = work(record)
+            if result is not None:
+                out.write(orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE))
+
+
+if __name__ == "__main__":
+    main({"validate": checked, "contains": answer_occurs, "llava": from_llava}[sys.argv[1]], *sys.argv[2:])
