@@ -21,7 +21,9 @@ def escape(text: str, limit: int = _SHOWN_CHARS) -> str:
 
 
 def say(message: str) -> None:
-    """One line on stderr."""
+    """One line on stderr, if there is one."""
+    if sys.stderr is None:  # closed by whoever started us
+        return
     sys.stderr.write(escape(message) + "\n")
     sys.stderr.flush()
 
@@ -49,7 +51,7 @@ class Progress:
     def __init__(self, label: str, unit: str = "rows") -> None:
         self._label, self._unit = label, unit
         self._done = 0
-        self._live = sys.stderr.isatty()
+        self._live = sys.stderr is not None and sys.stderr.isatty()
         self._bar: Any = None
         self._next_draw = 0.0
 
