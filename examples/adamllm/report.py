@@ -44,7 +44,7 @@ def interval(row: dict[str, Any]) -> str:
 
 def kept() -> None:
     """What the filter kept of each kind of question, and how many of the answers are right."""
-    tasks, dropped = rows("tasks.jsonl"), rows("inconsistent.jsonl")
+    tasks, dropped = rows("tasks.jsonl"), [row["record"] for row in rows("inconsistent.jsonl")]
     truth = {row["id"]: row["answers"] for row in rows("truth.jsonl")}
     made, good = Counter(task["question"] for task in tasks), Counter[str]()
     wrong = Counter(row["question"] for row in dropped)
@@ -53,13 +53,14 @@ def kept() -> None:
         good[task["question"]] += answers.get(task["question"]) == task["answer"]
     print(f"{'synthetic tasks':34}{'made':>6}{'kept':>6}{'share':>8}{'right':>8}")
     for question in sorted(made | wrong, key=lambda name: -made[name]):
-        line(question, made[question] + wrong[question], made[question], good[question])
-    line("all", len(tasks) + len(dropped), len(tasks), good.total())
+        line(question, made[question] + wrong[question], made[question], good[question] if truth else None)
+    line("all", len(tasks) + len(dropped), len(tasks), good.total() if truth else None)
 
 
-def line(name: str, num_made: int, num_kept: int, num_right: int) -> None:
-    """One row of the tasks' table; `right` is a share of the kept ones."""
-    print(f"{name:34}{num_made:6}{num_kept:6}{share(num_kept, num_made):>8}{share(num_right, num_kept):>8}")
+def line(name: str, num_made: int, num_kept: int, num_right: int | None) -> None:
+    """One row of the tasks' table; `right` is a share of the kept ones, where the truth is known."""
+    right = "-" if num_right is None else share(num_right, num_kept)
+    print(f"{name:34}{num_made:6}{num_kept:6}{share(num_kept, num_made):>8}{right:>8}")
 
 
 def share(part: int, whole: int) -> str:
