@@ -184,8 +184,9 @@ def respond(record: Record, response: Response, seed: int) -> str:
     if _CONCLUDES.search(answer):
         return f"{rationale} {answer}"
     template = prompts.pick_template("reasoned_answer", seed, record["id"])
-    # Not str.format: a rationale may hold braces.
-    return template.replace("{answer}", answer, 1).replace("{reasoning}", rationale, 1)
+    # In one pass, and not by str.format: either text may hold braces, or the other's name in them.
+    texts = {"{answer}": answer, "{reasoning}": rationale}
+    return re.sub(r"\{answer\}|\{reasoning\}", lambda found: texts[found[0]], template)
 
 
 def _single_stage_turns(caption: Record, tasks: Sequence[Record], response: Response, seed: int) -> Messages:
