@@ -6,7 +6,6 @@ is compared is the stream around them: accounting, journal, exactness, original 
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import orjson
 from mmkit.records import check, normalise
 
 _BUFFER = 1 << 20
+Work = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 def checked(record: dict[str, Any]) -> dict[str, Any] | None:
@@ -24,14 +24,18 @@ def checked(record: dict[str, Any]) -> dict[str, Any] | None:
     return record
 
 
-def answer_occurs(record: dict[str, Any]) -> dict[str, Any] | None:
+def contains() -> Work:
     """The checks, then the same predicate as `mmkit filter --judge contains`."""
-    check(record)
-    if not record["question"].strip() or not record["answer"].strip() or not record["rationale"].strip():
-        raise ValueError(record["id"])
-    answer = " ".join(record["answer"].casefold().split()).removesuffix(".")
-    text = " ".join(record["rationale"].casefold().split())
-    return record if re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text) else None
+    from mmkit.synthesis.consistency import folded, occurs
+
+    def judge(record: dict[str, Any]) -> dict[str, Any] | None:
+        check(record)
+        if not record["question"].strip() or not record["answer"].strip() or not record["rationale"].strip():
+            raise ValueError(record["id"])
+        answer = folded(record["answer"]).removesuffix(".")
+        return record if occurs(answer, folded(record["rationale"])) else None
+
+    return judge
 
 
 def from_llava(record: dict[str, Any]) -> dict[str, Any] | None:
@@ -49,7 +53,7 @@ def rows(path: str) -> Iterator[dict[str, Any]]:
             yield orjson.loads(line)
 
 
-def main(work: Callable[[dict[str, Any]], dict[str, Any] | None], source: str, target: str) -> None:
+def main(work: Work, source: str, target: str) -> None:
     with open(target, "wb", buffering=_BUFFER) as out:  # noqa: PTH123
         for record in rows(source):
             result = work(record)
@@ -58,4 +62,5 @@ def main(work: Callable[[dict[str, Any]], dict[str, Any] | None], source: str, t
 
 
 if __name__ == "__main__":
-    main({"validate": checked, "contains": answer_occurs, "llava": from_llava}[sys.argv[1]], *sys.argv[2:])
+    name, *files = sys.argv[1:]
+    main(contains() if name == "contains" else {"validate": checked, "llava": from_llava}[name], *files)
