@@ -165,6 +165,8 @@ def test_outputs_that_cannot_be_written(mmkit: Any, write: Any, tmp_path: Path) 
     write("in.jsonl", GOOD)
     one_line(mmkit("validate", "in.jsonl", "-o", "in.jsonl/x.jsonl"), 2, "cannot be written")
     one_line(mmkit("validate", "in.jsonl", "-o", tmp_path), 2, "is a directory")
+    one_line(mmkit("validate", "in.jsonl", "-o", "x.parquet.gz"), 2, "name it .parquet")
+    one_line(mmkit("doctor", "-o", "in.jsonl/x.jsonl"), 2, "cannot be written")
     one_line(mmkit("validate", "in.jsonl", "--rejects", "in.jsonl"), 2, "is an input, too")
     assert (tmp_path / "in.jsonl").read_bytes() == GOOD
 

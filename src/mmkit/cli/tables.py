@@ -7,11 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmkit.errors import UsageError
+
 
 def deliver(rows: Iterable[Mapping[str, Any]], table: Sequence[Sequence[str]], output: str | None) -> None:
     """Write `rows` as JSON lines to `output` (in one step) or stdout; to a terminal show `table`, header first."""
     import orjson
 
+    if output in (None, "-") and sys.stdout is None:
+        raise UsageError("stdout is closed: name an output with -o FILE")
     if output is None and sys.stdout.isatty():
         show(table)
         return
@@ -22,8 +26,12 @@ def deliver(rows: Iterable[Mapping[str, Any]], table: Sequence[Sequence[str]], o
         return
     target = Path(str(output))
     unfinished = target.with_name(target.name + ".part")
-    unfinished.write_bytes(data)
-    unfinished.replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(data)
+        unfinished.replace(target)
+    except OSError as error:
+        raise UsageError(f"-o {output}: cannot be written: {error.strerror}") from None
 
 
 def show(table: Sequence[Sequence[str]]) -> None:

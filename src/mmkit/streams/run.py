@@ -157,7 +157,10 @@ class _Run:
         return self._summary
 
     def _target_format(self) -> Format:
-        return self._options.to_format or format_of(str(self._target)) or "jsonl"
+        fmt = self._options.to_format or format_of(str(self._target)) or "jsonl"
+        if fmt == "parquet" and str(self._target).endswith((".gz", ".zst")):
+            raise UsageError(f"-o {self._target}: Parquet is compressed inside; name it .parquet")
+        return fmt
 
     def _open_outputs(self, stack: ExitStack) -> None:
         try:
