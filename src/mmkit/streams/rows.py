@@ -7,6 +7,7 @@ floats. `parse` refuses both, so that no command alters a value that it did not 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -163,7 +164,7 @@ def require_exact(raw: bytes, value: object) -> None:
     Parsing every line a second time would cost more than everything else, so cheap tests come first. If the line is
     what orjson would write, nothing was lost. Otherwise count the colons: each key has one, and strings hold the same
     number of them on both sides unless they are escaped (\\u003a), so a key that is missing shows. A lost integer is
-    19 digits long at least; no line without such a run of digits holds one.
+    19 digits long at least; where no such run of digits begins as a number does, there is none.
     """
     try:
         written = orjson.dumps(value)
@@ -172,7 +173,7 @@ def require_exact(raw: bytes, value: object) -> None:
     if written == raw or (
         raw.count(b":") == written.count(b":")
         and (b"\\" not in raw or b"\\u003" not in raw)
-        and _LONG_NUMBER not in raw.translate(_DIGITS_TO_ZERO)
+        and (_LONG_NUMBER not in raw.translate(_DIGITS_TO_ZERO) or not _LONG_INTEGER.search(raw))
     ):
         return
     _parse_strictly(raw)
@@ -180,6 +181,7 @@ def require_exact(raw: bytes, value: object) -> None:
 
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * 19
+_LONG_INTEGER = re.compile(rb"[\[:,\s-]\d{19}")  # where a number may begin, so not in the middle of a hash
 
 
 def _parse_strictly(raw: bytes) -> None:
