@@ -86,7 +86,7 @@ def command(
     from pathlib import Path
 
     from mmkit import console
-    from mmkit.streams import read_records
+    from mmkit.streams import read_rows
     from mmkit.training import sample_of
 
     if model is None:
@@ -95,9 +95,10 @@ def command(
     task_weights = None if weights is None else _task_weights(weights)
     root = None if image_root is None else Path(image_root)
     samples = [
-        sample_of(record, image_root=root, task_weights=task_weights, default_weight=default_weight)
-        for name in inputs
-        for record in read_records(name)
+        sample_of(
+            row.record, image_root=root, task_weights=task_weights, default_weight=default_weight, where=row.where
+        )
+        for row in read_rows(inputs)
     ]
     if not samples:
         raise UsageError(f"{', '.join(inputs)}: no rows to train on")

@@ -5,7 +5,7 @@
 
 from mmkit.streams.rows import Dropped, Kept, Outcome, Rejected, Row, Used, each
 from mmkit.streams.run import StreamOptions, Summary, run
-from mmkit.streams.sources import read, read_records
+from mmkit.streams.sources import read, read_records, read_rows
 
 __all__ = [
     "Dropped",
@@ -19,5 +19,6 @@ __all__ = [
     "each",
     "read",
     "read_records",
+    "read_rows",
     "run",
 ]

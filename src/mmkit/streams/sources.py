@@ -70,12 +70,17 @@ def read(
                 yield row  # the last row that was done: the run compares its checksum with the journal's
 
 
-def read_records(path: str, *, kind: Check = "record", fmt: Format | None = None) -> Iterator[Record]:
-    """The records of one side input (captions, weights, scores). The first bad row is an error with file and line."""
-    for row in read([path], fmt=fmt, kind=kind):
+def read_rows(inputs: Sequence[str], *, kind: Check = "record", fmt: Format | None = None) -> Iterator[Row]:
+    """The rows of an input that is needed whole. The first bad row is an error with file and line."""
+    for row in read(inputs, fmt=fmt, kind=kind):
         if isinstance(row, Rejected):
             raise type(row.error)(f"{row.source}:{row.line}: {row.error}")
-        yield row.record
+        yield row
+
+
+def read_records(path: str, *, kind: Check = "record", fmt: Format | None = None) -> Iterator[Record]:
+    """The records of one side input (captions, weights, scores), as `read_rows`."""
+    return (row.record for row in read_rows([path], kind=kind, fmt=fmt))
 
 
 def _read_one(

@@ -71,11 +71,11 @@ class Rows(Dataset[Row]):
         try:
             encoded = self._chat.encode(sample.messages, loaded)
         except (DataError, MissingInputError, LimitError) as error:
-            raise type(error)(f"record {sample.id!r}: {error}") from None
+            raise type(error)(f"{sample.label}: {error}") from None
         length = len(encoded.input_ids)
         if self._max_length is not None and length > self._max_length:
             raise DataError(
-                f"record {sample.id!r}: {length:,} tokens ({encoded.num_image_tokens:,} of images) are more than "
+                f"{sample.label}: {length:,} tokens ({encoded.num_image_tokens:,} of images) are more than "
                 f"max_length {self._max_length:,}"
             )
         return encoded

@@ -16,6 +16,7 @@ from mmkit.images import LoadedImage, load
 class Sample:
     """One conversation to learn from. `weight` is the λ of each of its tokens in the loss.
 
+    `where` is the file and line that it was read from, for messages.
     `images` are references, read only when the sample is encoded: a large set never lies decoded in memory.
     """
 
@@ -25,13 +26,19 @@ class Sample:
     task: str | None = None
     weight: float = 1.0
     image_root: Path | None = None
+    where: str = ""
+
+    @property
+    def label(self) -> str:
+        """What messages call it: file and line where they are known, and the id."""
+        return _label(self.id, self.where)
 
     def load_images(self) -> list[LoadedImage]:
         """The decoded images, in order. Raises DataError or MissingInputError, naming the record."""
         try:
             return [load(reference, self.image_root) for reference in self.images]
         except (DataError, MissingInputError) as error:
-            raise type(error)(f"record {self.id!r}: {error}") from None
+            raise type(error)(f"{self.label}: {error}") from None
 
 
 def sample_of(
@@ -40,39 +47,45 @@ def sample_of(
     image_root: Path | None = None,
     task_weights: Mapping[str, float] | None = None,
     default_weight: float | None = None,
+    where: str = "",
 ) -> Sample:
-    """The sample of a canonical record with `messages`.
+    """The sample of a canonical record with `messages`; `where` is its file and line.
 
     λ is the record's own `weight` (1 where it has none) times that of its task in `task_weights`. A task that is not
     there takes `default_weight`; with none given that is a DataError, as are a record without messages and a weight
     that is negative or not finite. Source: VisATB, eq. 2 (λ by task). Deviation: a record's own weight multiplies.
     """
-    record_id = record["id"]
+    label = _label(record["id"], where)
     if not record.get("messages"):
-        raise DataError(f"record {record_id!r}: no messages to train on (mmkit compose makes them)")
+        raise DataError(f"{label}: no messages to train on (mmkit compose makes them)")
     own = record.get("weight")
     task = record.get("task")
     weight = 1.0 if own is None else float(own)
     if task_weights is not None:
-        weight *= _task_weight(record_id, task, task_weights, default_weight)
+        weight *= _task_weight(label, task, task_weights, default_weight)
     if not 0 <= weight < math.inf:
-        raise DataError(f"record {record_id!r}: weight {weight} is negative or not finite")
+        raise DataError(f"{label}: weight {weight} is negative or not finite")
     return Sample(
-        id=record_id,
+        id=record["id"],
         messages=tuple(record["messages"]),
         images=tuple(record.get("images") or ()),
         task=task,
         weight=weight,
         image_root=image_root,
+        where=where,
     )
 
 
+def _label(record_id: str, where: str) -> str:
+    return f"{where}: record {record_id!r}" if where else f"record {record_id!r}"
+
+
 def _task_weight(
-    record_id: str, task: str | None, task_weights: Mapping[str, float], default_weight: float | None
+    label: str, task: str | None, task_weights: Mapping[str, float], default_weight: float | None
 ) -> float:
     if task is not None and task in task_weights:
         return float(task_weights[task])
     if default_weight is not None:
         return default_weight
     what = "no task" if task is None else f"task {task!r}, which has no weight"
-    raise DataError(f"record {record_id!r} has {what} (known tasks: {', '.join(sorted(task_weights))})")
+    raise DataError(f"{label} has {what} (known tasks: {', '.join(sorted(task_weights))})")
