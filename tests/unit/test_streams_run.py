@@ -63,6 +63,17 @@ def test_every_row_is_accounted_for_in_its_place(actions: list[str]) -> None:
             assert all(account["source"] == str(source) and account["reason"] for account in accounts)
 
 
+def test_an_output_row_that_cannot_be_written_is_rejected_even_beside_one_that_can(tmp_path: Path) -> None:
+    def two(row: Row) -> list[Row]:
+        return [row, row.replaced({**row.record, "images": [{"bytes": b"inline"}]})]
+
+    source, out, rejects = (tmp_path / name for name in ("in.jsonl", "out.jsonl", "r.jsonl"))
+    source.write_bytes(written(["keep"]))
+    summary = run_stage(each(two), source, out, rejects=str(rejects))
+    assert (summary.written, summary.rejected) == (1, 1)
+    assert "inline bytes" in rejects.read_text()
+
+
 def test_the_first_bad_row_stops_a_run_without_rejects(tmp_path: Path) -> None:
     seen: list[int] = []
 

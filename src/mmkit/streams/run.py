@@ -245,8 +245,8 @@ class _Run:
             try:
                 self._sink.write(row)
             except DataError as error:
-                if new:
-                    self._reject(Rejected.of(row, error))
+                self._summary.read += not new
+                self._reject(Rejected.of(row, error))
                 return
             self._summary.kept += new
             self._summary.written += 1
@@ -259,7 +259,7 @@ class _Run:
 
     def _take_rejected(self, rejected: Rejected) -> None:
         new = self._begin_row(rejected.position, rejected.crc)
-        self._summary.read += not new  # what came out of an input row beside others and failed, counts for itself
+        self._summary.read += not new  # what came out of an input row beside others and failed counts for itself
         self._reject(rejected)
 
     def _reject(self, rejected: Rejected) -> None:
