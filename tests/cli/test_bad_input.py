@@ -8,6 +8,7 @@ import pty
 import resource
 import struct
 import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,13 @@ def test_closed_standard_streams(shell: Any, write: Any) -> None:
     assert "no input" in shell("mmkit validate <&-").err
     assert shell("mmkit validate in.jsonl <&- 2>&-").out == GOOD
     assert shell("mmkit validate in.jsonl -o out.jsonl <&- >&- 2>&- && cat out.jsonl").out == GOOD
+
+
+def test_no_output_gets_the_number_of_a_closed_stream(shell: Any, tmp_path: Path) -> None:
+    """What a C library says on descriptor 2 would else land in the rows."""
+    program = "import os; from mmkit.cli import main; main.app = lambda: exit(os.open('x', 65)); main.main()"
+    (tmp_path / "open.py").write_text(program)
+    assert shell(f"{sys.executable} open.py <&- >&- 2>&-").code > 2
 
 
 def test_a_terminal_as_stdin_is_a_usage_error(tmp_path: Path) -> None:

@@ -116,6 +116,17 @@ def test_a_run_killed_anywhere_gives_the_same_bytes(
         assert summary.counts() == whole.counts()
 
 
+def test_a_batch_is_never_cut_by_going_on(tmp_path: Path) -> None:
+    source = put(tmp_path / "in.jsonl", [{"id": str(i)} for i in range(7)])
+    run_stage(batched(3), source, tmp_path / "whole.jsonl", window=3)
+    for death in range(7):
+        with pytest.raises(KilledError):
+            run_stage(dies_after(batched(3), death), source, tmp_path / "o.jsonl", window=3)
+        summary = run_stage(batched(3), source, tmp_path / "o.jsonl", window=3)
+        assert summary.resumed_at % 3 == 0
+        assert (tmp_path / "o.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
 def _tear(folder: Path, name: str, torn: bool) -> None:
     """What a kill leaves beside the checkpoints: half lines behind them."""
     if torn and (folder / f"{name}.journal").exists():
