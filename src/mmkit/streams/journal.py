@@ -9,7 +9,9 @@ the part file takes the place of FILE in one step and the journal goes away.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,29 @@ def _is_another(point: Checkpoint, name: str, path: Path) -> bool:
 def _is_whole(point: Checkpoint, files: Mapping[str, Path]) -> bool:
     """Whether the files are as long as they were at a checkpoint."""
     return all(path.stat().st_size >= point.lengths[name] for name, path in files.items() if point.lengths.get(name))
+
+
+class BackgroundSync:
+    """Has a growing file written to the disk while the run goes on, so that little is left to wait for at its end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin, unless the last one is still at it. The system call runs without Python's lock."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._sync, name="mmkit-sync", daemon=True)
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for the one under way."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _sync(self) -> None:
+        with suppress(OSError):  # what matters here is reported by the sync at the end, or by the next write
+            sync(self._path)
 
 
 def sync(path: Path) -> None:

@@ -87,25 +87,37 @@ Outcome = Kept | Used | Dropped | Rejected
 Stage = Callable[[Iterator[Row]], Iterator[Outcome]]
 
 
-def each(function: Callable[[Row], Row | Iterable[Row] | Dropped]) -> Stage:
-    """A stage that treats every row by itself. What `function` raises as an MmkitError rejects that row alone."""
+class Each:
+    """A stage that treats every row by itself. What `function` raises as an MmkitError rejects that row alone.
 
-    def stage(rows: Iterator[Row]) -> Iterator[Outcome]:
+    A run can call `function` row by row, since nothing is under way between two rows; as a stage beside others it is
+    called with the stream.
+    """
+
+    def __init__(self, function: Callable[[Row], Row | Iterable[Row] | Dropped]) -> None:
+        self.function = function
+
+    def __call__(self, rows: Iterator[Row]) -> Iterator[Outcome]:
+        """The outcomes of all rows, in order."""
         for row in rows:
-            try:
-                result = function(row)
-            except MmkitError as error:
-                yield Rejected.of(row, error)
-                continue
-            if isinstance(result, Row):
-                yield Kept(result)
-            elif isinstance(result, Dropped):
-                yield result
-            else:
-                for out in result:
-                    yield Kept(out)
+            yield from self.outcomes(row)
 
-    return stage
+    def outcomes(self, row: Row) -> Iterable[Outcome]:
+        """What becomes of one row."""
+        try:
+            result = self.function(row)
+        except MmkitError as error:
+            return (Rejected.of(row, error),)
+        if isinstance(result, Row):
+            return (Kept(result),)
+        if isinstance(result, Dropped):
+            return (result,)
+        return map(Kept, result)
+
+
+def each(function: Callable[[Row], Row | Iterable[Row] | Dropped]) -> Each:
+    """A stage out of a function of one row."""
+    return Each(function)
 
 
 Check = Literal["record", "json"]

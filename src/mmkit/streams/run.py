@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from mmkit import console
-from mmkit.errors import DataError, LimitError, UsageError
+from mmkit.errors import DataError, LimitError, MmkitError, UsageError
 from mmkit.records import Record
 from mmkit.streams import sinks
-from mmkit.streams.journal import Checkpoint, Journal, sync
-from mmkit.streams.rows import Check, Dropped, Kept, Outcome, Rejected, Row, Stage
+from mmkit.streams.journal import BackgroundSync, Checkpoint, Journal
+from mmkit.streams.rows import Check, Dropped, Each, Kept, Outcome, Rejected, Row, Stage
 from mmkit.streams.sources import Format, format_of, read
 
 _CHECKPOINT_EVERY_S = 0.5
-_SYNC_EVERY_S = 5.0
 _RATE_FROM_ROWS = 100
 STDOUT = "-"
 
@@ -109,22 +108,22 @@ class _Run:
         resumable: bool,
     ) -> None:
         self._options, self._command, self._window, self._kind = options, command, window, kind
-        self._resumable = resumable
         self._summary = Summary()
         self._unread: deque[Rejected] = deque()  # rows that could not be read, until their turn in the output comes
         self._handed: deque[int] = deque()  # positions of the rows that the stage has not answered for yet
-        self._last: tuple[int, int] | None = None  # position and checksum of the row answered for last
+        self._last_position, self._last_crc = -1, 0  # of the row answered for last
         self._last_settled = -1
         self._started = time.monotonic()
         self._next_checkpoint = self._started + _CHECKPOINT_EVERY_S
-        self._next_sync = self._started + _SYNC_EVERY_S
         _require_distinct(options)
         self._target = _regular_target(options.output)
         self._journal: Journal | None = None
         self._resume_from = Checkpoint()
+        self._keeps_checkpoints = resumable and self._target is not None
         if self._target is not None:
             same = {"command": command, "inputs": list(options.inputs), "limit": options.limit, "shard": options.shard}
             self._journal = Journal(self._target, {**same, **identity})
+            self._sync = BackgroundSync(self._journal.part)
             sides = {"rejected": options.rejects, "dropped": options.dropped}
             self._resume_from = self._journal.last_checkpoint({n: Path(p) for n, p in sides.items() if p is not None})
 
@@ -137,15 +136,17 @@ class _Run:
             with ExitStack() as stack:
                 self._open_outputs(stack)
                 try:
-                    for outcome in stage(self._rows()):
-                        self._take(outcome)
-                    self._require_all_answered()
+                    if isinstance(stage, Each):
+                        self._row_by_row(stage)
+                    else:
+                        self._stream(stage)
                     self._check_rate(from_rows=1)
                     self._sink.close()
                 except BaseException:
                     self._give_up()
                     raise
             if self._journal is not None and self._target is not None:
+                self._sync.wait()
                 sinks.finalise(self._journal.part, self._target, self._target_format())
                 self._journal.finish()
         except OSError as error:
@@ -183,26 +184,57 @@ class _Run:
         else:
             self._sink = sinks.to_device(Path(options.output or ""))
 
-    def _rows(self) -> Iterator[Row]:
-        """The rows that could be read, for the stage; the others wait for their turn."""
+    def _row_by_row(self, stage: Each) -> None:
+        """Rows through a stage that answers for each at once: none is ever under way, so none can go missing."""
+        function, begin, keep = stage.function, self._begin_row, self._keep
+        for row in self._input():
+            begin(row.position, row.crc)
+            if isinstance(row, Rejected):
+                self._reject(row)
+                continue
+            try:
+                result = function(row)
+            except MmkitError as error:
+                self._reject(Rejected.of(row, error))
+                continue
+            if isinstance(result, Row):
+                keep(result, True)
+            elif isinstance(result, Dropped):
+                self._drop(result)
+            else:
+                for number, out in enumerate(result):
+                    keep(out, number == 0)
+
+    def _stream(self, stage: Stage) -> None:
+        """Rows through a stage that may have many under way; every one of them must be answered for, in order."""
+        for outcome in stage(self._rows()):
+            self._take(outcome)
+        if self._handed:
+            raise RuntimeError(f"{self._command}: {len(self._handed)} rows are not accounted for")
+        self._settle_unread()
+
+    def _input(self) -> Iterator[Row | Rejected]:
+        """The rows of the input that are this run's."""
         options, start = self._options, self._resume_from.position
         rows = read(
             options.inputs, fmt=options.from_format, kind=self._kind, start=start, checksum=self._journal is not None
         )
         if start:
             self._require_same_input(next(rows, None), start)
+        if options.shard is None and options.limit is None:
+            return rows
         index, count = options.shard or (0, 1)
-        limit = math.inf if options.limit is None else options.limit
-        for row in rows if limit > start else ():
-            if row.position % count == index:
-                if isinstance(row, Rejected):
-                    self._unread.append(row)
-                    self._settle_unread()
-                else:
-                    self._handed.append(row.position)
-                    yield row
-            if row.position + 1 >= limit:  # before another row is asked for, which a live pipe may not have yet
-                return
+        return _part(rows, start, index, count, math.inf if options.limit is None else options.limit)
+
+    def _rows(self) -> Iterator[Row]:
+        """The rows that could be read, for the stage; the others wait for their turn."""
+        for row in self._input():
+            if isinstance(row, Rejected):
+                self._unread.append(row)
+                self._settle_unread()
+            else:
+                self._handed.append(row.position)
+                yield row
 
     def _settle_unread(self) -> None:
         """Account for rows that could not be read as soon as no row before them is under way in the stage."""
@@ -216,11 +248,6 @@ class _Run:
                 f"the input is not the one that {output} was begun with (its first {start:,} rows differ); "
                 f"to start over: rm {output}.part {output}.journal"
             )
-
-    def _require_all_answered(self) -> None:
-        if self._handed:
-            raise RuntimeError(f"{self._command}: {len(self._handed)} rows are not accounted for")
-        self._settle_unread()
 
     def _answered(self, position: int) -> None:
         """The stage has come to the row: those before it that could not be read are due, and no row may be missing."""
@@ -242,20 +269,29 @@ class _Run:
             self._answered(row.position)
         new = self._begin_row(row.position, row.crc)
         if isinstance(outcome, Kept):
-            try:
-                self._sink.write(row)
-            except DataError as error:
-                self._summary.read += not new
-                self._reject(Rejected.of(row, error))
-                return
-            self._summary.kept += new
-            self._summary.written += 1
+            self._keep(row, new)
         elif isinstance(outcome, Dropped):
-            self._summary.dropped += 1
-            if self._dropped is not None:
-                self._dropped.write_line(_account(self._command, row.source, row.line, outcome.reason, row.record))
+            self._drop(outcome)
         else:
             self._summary.kept += new
+
+    def _keep(self, row: Row, new: bool) -> None:
+        """Write a row out; `new` says that it is the first of its input row."""
+        summary = self._summary
+        try:
+            self._sink.write(row)
+        except DataError as error:
+            summary.read += not new
+            self._reject(Rejected.of(row, error))
+            return
+        summary.kept += new
+        summary.written += 1
+
+    def _drop(self, dropped: Dropped) -> None:
+        self._summary.dropped += 1
+        if self._dropped is not None:
+            row = dropped.row
+            self._dropped.write_line(_account(self._command, row.source, row.line, dropped.reason, row.record))
 
     def _take_rejected(self, rejected: Rejected) -> None:
         new = self._begin_row(rejected.position, rejected.crc)
@@ -282,31 +318,29 @@ class _Run:
 
     def _begin_row(self, position: int, crc: int) -> bool:
         """Called before an outcome is written; whether it is the row's first. Between windows a checkpoint may lie."""
-        last = self._last
-        if last is not None and position <= last[0]:
+        last = self._last_position
+        if position <= last:
             return False
         if (
-            last is not None
-            and self._journal is not None
-            and self._resumable
-            and position // self._window != last[0] // self._window
+            self._keeps_checkpoints
+            and position // self._window != last // self._window
+            and last >= 0
             and time.monotonic() >= self._next_checkpoint
         ):
-            self._save_checkpoint(self._journal, *last)
-        self._last = (position, crc)
+            self._save_checkpoint(last, self._last_crc)
+        self._last_position, self._last_crc = position, crc
         self._summary.read += 1
         return True
 
-    def _save_checkpoint(self, journal: Journal, position: int, crc: int) -> None:
+    def _save_checkpoint(self, position: int, crc: int) -> None:
+        journal = self._journal
+        assert journal is not None
         lengths = {"output": self._sink.flush()}
         for name, side in (("rejected", self._rejects), ("dropped", self._dropped)):
             if side is not None:
                 lengths[name] = side.flush()
-        now = time.monotonic()
-        self._next_checkpoint = now + _CHECKPOINT_EVERY_S
-        if now >= self._next_sync:
-            self._next_sync = now + _SYNC_EVERY_S
-            sync(journal.part)
+        self._next_checkpoint = time.monotonic() + _CHECKPOINT_EVERY_S
+        self._sync.start()
         journal.add(Checkpoint(position + 1, crc, lengths, self._summary.counts()))
 
     def _give_up(self) -> None:
@@ -319,6 +353,17 @@ class _Run:
             console.say(f"mmkit {self._command}: the first {done:,} rows are kept; the same command goes on from there")
         else:
             self._journal.finish()
+
+
+def _part(rows: Iterator[Row | Rejected], start: int, index: int, count: int, limit: float) -> Iterator[Row | Rejected]:
+    """Every `count`th row, from row `index`, before position `limit`."""
+    if limit <= start:
+        return
+    for row in rows:
+        if row.position % count == index:
+            yield row
+        if row.position + 1 >= limit:  # before another row is asked for, which a live pipe may not have yet
+            return
 
 
 def _account(command: str, source: str, line: int, reason: str, record: Record | str) -> bytes:

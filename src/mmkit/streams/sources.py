@@ -9,9 +9,9 @@ from __future__ import annotations
 import io
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Literal, cast, get_args
+from typing import IO, Literal, NamedTuple, cast, get_args
 
 import orjson
 
@@ -51,8 +51,9 @@ def read(
 ) -> Iterator[Row | Rejected]:
     """All rows of `inputs`, one file after the other; no input, or "-", is stdin.
 
-    Rows before position `start` are passed over (and go into the checksum). Raises MissingInputError for a file that
-    is not there, before the first row; DataError for a file whose container is broken.
+    Rows before position `start` are passed over (and go into the checksum), but for the last of them, which comes out
+    first, empty: by its checksum a run that goes on tells whether the input is the same. Raises MissingInputError for
+    a file that is not there, before the first row; DataError for a file whose container is broken.
     """
     names = list(inputs) or [STDIN]
     for name in names:
@@ -60,14 +61,9 @@ def read(
             raise MissingInputError(f"{name}: no such file")
         if name != STDIN and Path(name).is_dir():
             raise MissingInputError(f"{name}: is a directory; name the files in it")
-    position = crc = 0
+    place = _Place(0, 0 if checksum else None)
     for name in names:
-        for row in _read_one(name, fmt, kind, position, crc if checksum else None, start):
-            position, crc = row.position + 1, row.crc
-            if row.position >= start:
-                yield row
-            elif row.position == start - 1:
-                yield row  # the last row that was done: the run compares its checksum with the journal's
+        place = yield from _read_one(name, fmt, kind, place, start)
 
 
 def read_rows(inputs: Sequence[str], *, kind: Check = "record", fmt: Format | None = None) -> Iterator[Row]:
@@ -83,9 +79,17 @@ def read_records(path: str, *, kind: Check = "record", fmt: Format | None = None
     return (row.record for row in read_rows([path], kind=kind, fmt=fmt))
 
 
-def _read_one(
-    name: str, fmt: Format | None, kind: Check, position: int, crc: int | None, start: int
-) -> Iterator[Row | Rejected]:
+class _Place(NamedTuple):
+    """How far reading has come: rows so far, and their checksum if it is wanted."""
+
+    position: int
+    crc: int | None
+
+
+_Reading = Generator["Row | Rejected", None, _Place]
+
+
+def _read_one(name: str, fmt: Format | None, kind: Check, place: _Place, start: int) -> _Reading:
     shown = "<stdin>" if name == STDIN else name
     with _open(name) as raw_file:
         head = raw_file.peek(8)[:8]
@@ -94,9 +98,8 @@ def _read_one(
             head = _whole(shown, lambda: file.peek(8)[:8])
         chosen = fmt or (format_of(name) if name != STDIN else None) or _sniffed(head)
         if chosen == "jsonl":
-            yield from _read_lines(file, shown, kind, position, crc, start)
-            return
-        yield from _read_whole(_containers(chosen, file, name, shown), shown, kind, position, crc)
+            return (yield from _read_lines(file, shown, kind, place, start))
+        return (yield from _read_whole(_containers(chosen, file, name, shown), shown, kind, place, start))
 
 
 def _open(name: str) -> io.BufferedReader:
@@ -125,11 +128,10 @@ def _sniffed(head: bytes) -> Format:
     return "parquet" if head.startswith(_PARQUET) else "jsonl"
 
 
-def _read_lines(
-    file: IO[bytes], shown: str, kind: Check, position: int, crc: int | None, start: int
-) -> Iterator[Row | Rejected]:
-    number = 0
+def _read_lines(file: IO[bytes], shown: str, kind: Check, place: _Place, start: int) -> _Reading:
+    position, crc = place
     checksum = crc or 0
+    number = 0
     for raw_line in _lines(file, shown):
         number += 1
         raw = raw_line.strip()
@@ -140,7 +142,8 @@ def _read_lines(
         if crc is not None:
             checksum = zlib.crc32(raw, checksum)
         if position < start:
-            yield Row({}, position, shown, number, None, checksum)
+            if position == start - 1:
+                yield Row({}, position, shown, number, None, checksum)
             position += 1
             continue
         try:
@@ -152,6 +155,7 @@ def _read_lines(
             text = raw[:_SHOWN_OF_BAD_LINE].decode("utf-8", "backslashreplace")
             yield Rejected(position, shown, number, text, error, checksum)
         position += 1
+    return _Place(position, None if crc is None else checksum)
 
 
 _SHOWN_OF_BAD_LINE = 1 << 26
@@ -212,20 +216,23 @@ def _read_json_list(file: IO[bytes], shown: str) -> Iterable[Record]:
     return rows
 
 
-def _read_whole(
-    rows: Iterable[Record], shown: str, kind: Check, position: int, crc: int | None
-) -> Iterator[Row | Rejected]:
+def _read_whole(rows: Iterable[Record], shown: str, kind: Check, place: _Place, start: int) -> _Reading:
     """Rows of a container that is no text: checked like lines, numbered from 1, with no original bytes."""
+    position, crc = place
     checksum = crc or 0
     for number, value in enumerate(rows, 1):
         raw = orjson.dumps(value, default=repr)
         if crc is not None:
             checksum = zlib.crc32(raw, checksum)
         try:
-            yield Row(_checked(value, raw, number, kind), position, shown, number, None, checksum)
+            if position >= start:
+                yield Row(_checked(value, raw, number, kind), position, shown, number, None, checksum)
+            elif position == start - 1:
+                yield Row({}, position, shown, number, None, checksum)
         except DataError as error:
             yield Rejected(position, shown, number, raw.decode("utf-8", "replace"), error, checksum)
         position += 1
+    return _Place(position, None if crc is None else checksum)
 
 
 def _checked(value: object, raw: bytes, number: int, kind: Check) -> Record:
