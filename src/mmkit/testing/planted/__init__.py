@@ -1,8 +1,8 @@
 """Small image-text tasks whose answer structure is known, for tests, for the examples and for users' own CI.
 
-`drawn` paints shapes, lines, word cards and signs; `digits` captions real scans; `conversations` trains a base model; `interaction` plants what each
-modality tells about an answer. All of it is a function of (seed, kind, index). PIL, numpy and scikit-learn are
-imported when a picture is made.
+`drawn` paints shapes, lines, word cards and signs; `digits` captions real scans; `conversations` trains a base model;
+`interaction` plants what each modality tells about an answer. All of it is a function of (seed, kind, index). PIL,
+numpy and scikit-learn are imported when a picture is made.
 """
 
 from __future__ import annotations
