@@ -23,7 +23,7 @@ from mmkit.records import Record
 from mmkit.streams import inline
 from mmkit.streams.journal import sync
 from mmkit.streams.rows import Row, encode
-from mmkit.streams.sources import Format
+from mmkit.streams.sources import Format, zstd
 
 _BUFFER = 1 << 20
 _FLUSH_EVERY_S = 0.2
@@ -188,9 +188,7 @@ def _compressed(file: IO[bytes], suffix: str) -> IO[bytes]:
         # No name and no time in the header: equal rows give equal files.
         return cast("IO[bytes]", gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0))
     if suffix == ".zst":
-        from backports import zstd
-
-        return cast("IO[bytes]", zstd.ZstdFile(file, "w"))
+        return cast("IO[bytes]", zstd().ZstdFile(file, "w"))
     return file
 
 

@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Literal, NamedTuple, cast, get_args
 
 import orjson
@@ -116,10 +117,17 @@ def _decompressed(file: io.BufferedReader, head: bytes, shown: str) -> io.Buffer
 
         return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=file)), _BUFFER)
     if head.startswith(_ZSTD):
-        from backports import zstd
-
-        return io.BufferedReader(cast(io.RawIOBase, zstd.ZstdFile(file)), _BUFFER)
+        return io.BufferedReader(cast(io.RawIOBase, zstd().ZstdFile(file)), _BUFFER)
     return file
+
+
+def zstd() -> ModuleType:
+    """The standard library's module from Python 3.14 on, before that its backport."""
+    try:
+        from compression import zstd as module
+    except ModuleNotFoundError:
+        from backports import zstd as module
+    return cast(ModuleType, module)
 
 
 def _sniffed(head: bytes) -> Format:
