@@ -43,6 +43,25 @@ class LimitError(MmkitError):
     exit_code = 75
 
 
+_EXTRA_OF_MODULE = {
+    "torch": "train",
+    "transformers": "train",
+    "peft": "train",
+    "accelerate": "train",
+    "datasets": "train",
+    "httpx": "openai",
+    "vllm": "vllm",
+    "sklearn": "eval",
+}
+
+
+def missing_module(error: ModuleNotFoundError) -> UnavailableError | None:
+    """The error to show when an optional package could not be imported; None for a module that is none of them."""
+    package = (error.name or "").partition(".")[0]
+    extra = _EXTRA_OF_MODULE.get(package)
+    return None if extra is None else missing_extra(package, extra)
+
+
 def missing_extra(package: str, extra: str) -> UnavailableError:
     """The error for an optional package that is not installed, with the command that adds it."""
     return UnavailableError(f"{package} is not installed; add it with: pip install 'mmkit[{extra}]'")

@@ -254,3 +254,29 @@ def test_mistakes_on_the_command_line(mmkit: Any, write: Any) -> None:
         assert done.code == 2, (arguments, done)
         assert message in done.err, (arguments, done.err)
         assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "command"),
+    [
+        ("torch", "train", "synthesize captions.jsonl --model somewhere"),
+        ("torch", "train", "predict captions.jsonl --model somewhere"),
+        ("torch", "train", "finetune talk.jsonl --model somewhere -o out"),
+        ("transformers", "train", "finetune talk.jsonl --model somewhere -o out"),
+        ("torch", "train", "tiny-model out"),
+        ("httpx", "openai", "predict captions.jsonl --model x --engine openai --base-url http://127.0.0.1:1/v1"),
+    ],
+)
+def test_a_missing_package_is_named_with_what_adds_it(
+    write: Any, picture: Any, tmp_path: Path, package: str, extra: str, command: str
+) -> None:
+    picture("a.png")
+    write("captions.jsonl", b'{"id":"a","image":"a.png","caption":"a page","question":"what?"}\n')
+    turns = [{"role": role, "content": [{"type": "text", "text": "hello"}]} for role in ("user", "assistant")]
+    write("talk.jsonl", json.dumps({"id": "a", "messages": turns}).encode() + b"\n")
+    start = f"import sys; sys.modules[{package!r}] = None; from mmkit.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", start, *command.split()], capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT
+    )
+    assert done.returncode == 69, done.stderr
+    assert done.stderr.count("\n") == 1 and f"pip install 'mmkit[{extra}]'" in done.stderr

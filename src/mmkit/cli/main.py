@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 from mmkit import __version__, console
 from mmkit.cli import config
 from mmkit.cli.options import expand
-from mmkit.errors import MmkitError
+from mmkit.errors import MmkitError, missing_module
 
 COMMANDS = (
     "convert",
@@ -52,11 +52,12 @@ def guarded(name: str, function: Callable[..., None]) -> Callable[..., None]:
             if sys.stdout is not None:
                 sys.stdout.flush()
         except MmkitError as error:
-            first, *rest = str(error).split("\n")
-            console.say(f"{name}: {first}")
-            for line in rest:
-                console.say(line)
-            raise typer.Exit(error.exit_code) from None
+            raise _told(name, error) from None
+        except ModuleNotFoundError as error:
+            missing = missing_module(error)
+            if missing is None:
+                raise
+            raise _told(name, missing) from None
         except BrokenPipeError:
             # Whoever read our output has seen enough (`| head`). Nothing more may be written, not even at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,6 +67,15 @@ def guarded(name: str, function: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(130) from None
 
     return guard
+
+
+def _told(name: str, error: MmkitError) -> typer.Exit:
+    """Tell the user; the way out with the error's code."""
+    first, *rest = str(error).split("\n")
+    console.say(f"{name}: {first}")
+    for line in rest:
+        console.say(line)
+    return typer.Exit(error.exit_code)
 
 
 def _show_version(wanted: bool) -> None:
