@@ -6,6 +6,7 @@ SHELL := bash
 
 HERE := $(dir $(abspath $(lastword $(MAKEFILE_LIST))))
 SEED ?= 0
+SHARE ?= 1
 BASE_STEPS ?= 500
 SYNTHESIZER_STEPS ?= 450
 TUNED_STEPS ?= 350
@@ -17,7 +18,7 @@ CAPTIONS := digits.jsonl
 TEST := test.jsonl
 MODEL := base
 tasks.jsonl: synthesizer/run.json
-before.jsonl tuned/run.json: base/run.json
+before.jsonl synthesizer/run.json tuned/run.json: $(if $(filter init,$(MODEL)),init/config.json,base/run.json)
 TUNING := $(EMPTY) --max-steps $(TUNED_STEPS) --lr 1e-3
 endif
 ROOT := $(if $(IMAGE_ROOT), --image-root $(IMAGE_ROOT))
@@ -34,7 +35,7 @@ endif
 # ---- the miniature's own data and models
 
 $(DIGITS) &: $(HERE)make_data.py mmkit.toml
-	python $(HERE)make_data.py . --seed $(SEED)
+	python $(HERE)make_data.py . --seed $(SEED) --share $(SHARE)
 
 synthesizer.jsonl: seeds.jsonl
 	mmkit compose seeds.jsonl --stage synthesizer --blank-rate 0.1 > synthesizer.jsonl
@@ -45,8 +46,8 @@ init/config.json: base.jsonl synthesizer.jsonl digits.jsonl
 base/run.json: init/config.json base.jsonl
 	mmkit finetune base.jsonl --model init -o base --max-steps $(BASE_STEPS) --lr 2e-3
 
-synthesizer/run.json: base/run.json synthesizer.jsonl
-	mmkit finetune synthesizer.jsonl --model base -o synthesizer --max-steps $(SYNTHESIZER_STEPS) --lr 2e-3
+synthesizer/run.json: synthesizer.jsonl
+	mmkit finetune synthesizer.jsonl --model $(MODEL) -o synthesizer --max-steps $(SYNTHESIZER_STEPS) --lr 2e-3
 
 # ---- the recipe
 

@@ -11,6 +11,8 @@ import pytest
 
 from mmkit.records import check
 from mmkit.testing.planted import SIDE, Scene, digits, drawn, interaction, write, write_pictures
+from mmkit.testing.planted.digits import SCAN_SIDE, drawn_place
+from mmkit.testing.planted.scene import PLACES, place
 
 
 def drawn_scenes(count: int, seed: int = 0) -> list[Scene]:
@@ -66,7 +68,7 @@ def test_records_are_canonical() -> None:
 
 def test_a_test_record_tells_neither_caption_nor_rationale() -> None:
     _, test = digits(0, 1)
-    assert [set(record) for record in test[0].test_records()] == [{"id", "task", "images", "question", "answer"}] * 3
+    assert [set(record) for record in test[0].test_records()] == [{"id", "task", "images", "question", "answer"}] * 4
 
 
 def test_the_target_domain_is_not_in_the_seeds() -> None:
@@ -108,6 +110,55 @@ def test_thick_digits_have_fuller_cells_and_slants_lean_as_named() -> None:
         fullness[scene.truth["thickness"]].append(float(ink[ink > 0.1].mean()))
     assert np.median(leaning["left"]) < np.median(leaning["upright"]) < np.median(leaning["right"])
     assert np.median(fullness["thin"]) < np.median(fullness["thick"])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_place_read_from_every_digits_pixels_is_the_one_it_was_pasted_at(seed: int) -> None:
+    scenes, _ = digits(1797, 0, seed)
+    for scene in scenes:
+        where = drawn_place(int(scene.id.removeprefix("digit-")), seed)
+        assert scene.truth["place"] == where
+        assert scene.caption.endswith(f"at the {where}")
+        margin = (0, SCAN_SIDE, SIDE, SIDE) if where == "top" else (0, 0, SIDE, SIDE - SCAN_SIDE)
+        assert scene.picture.crop(margin).getbbox() is None, "the rest of the page is black"
+
+
+def test_a_digits_place_says_nothing_else_and_is_drawn_by_seed_and_scan() -> None:
+    scenes, _ = digits(1797, 0)
+    for fact in ("word", "thickness", "slant"):
+        for value in {scene.truth[fact] for scene in scenes}:
+            places = Counter(scene.truth["place"] for scene in scenes if scene.truth[fact] == value)
+            assert abs(places["top"] / places.total() - 0.5) < 0.12, value
+    again = {scene.id: scene.truth["place"] for scene in digits(0, 300)[1]}
+    assert again.items() <= {scene.id: scene.truth["place"] for scene in scenes}.items()
+    other = {scene.id: scene.truth["place"] for scene in digits(1797, 0, seed=1)[0]}
+    assert 0.4 < sum(other[scene.id] == scene.truth["place"] for scene in scenes) / 1797 < 0.6
+
+
+@pytest.mark.parametrize(("row", "where"), [(0, "top"), (19, "top"), (20, "bottom"), (40, "bottom")])
+def test_place_is_the_half_that_the_ink_lies_in(row: int, where: str) -> None:
+    from PIL import Image
+
+    picture = Image.new("RGB", (SIDE, SIDE), (30, 30, 30))
+    picture.paste((90, 30, 30), (5, row, 25, row + 8))
+    picture.putpixel((0, 47), (90, 30, 30))  # a speck moves the centre a little, not the place
+    assert place(picture) == where
+
+
+def test_drawn_scenes_say_where_their_ink_is() -> None:
+    from PIL import ImageOps
+
+    for kind in ("shape", "line", "sign"):
+        scenes = list(drawn.scenes(kind, 200))
+        assert 70 < Counter(scene.truth["place"] for scene in scenes)["top"] < 130
+        for scene in scenes:
+            assert scene.caption.endswith(f"at the {scene.truth['place']}")
+            upside_down = place(ImageOps.flip(scene.picture))
+            assert {scene.truth["place"], upside_down} == set(PLACES)
+            ink = scene.picture.point(lambda level: 255 if level > 40 else 0).getbbox()
+            assert ink is not None
+            if kind != "shape":
+                assert (ink[1] < SIDE - ink[3]) == (scene.truth["place"] == "top")
 
 
 def test_too_many_digits_are_refused() -> None:
@@ -170,5 +221,5 @@ def test_written_records_find_their_pictures(tmp_path: Path) -> None:
     write_pictures(scenes, tmp_path)
     path = write((record for scene in scenes for record in scene.seed_records()), tmp_path / "seeds.jsonl")
     rows = [orjson.loads(line) for line in path.read_bytes().splitlines()]
-    assert len(rows) == 2 * (3 + 2 + 2 + 3)
+    assert len(rows) == 2 * (4 + 3 + 2 + 4)
     assert all((tmp_path / image["path"]).is_file() for row in rows for image in row["images"])

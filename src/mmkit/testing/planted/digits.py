@@ -1,7 +1,8 @@
 """scikit-learn's handwritten digits (1,797 scans, 8×8, 16 grey levels) with captions computed from label and pixels.
 
-The scans are real; only the sentences are made. The set is centred and scaled to its box, so that a digit's position
-in the frame says nothing, and none is claimed. Needs the extra `eval`.
+The scans are real; the sentences are made, and so is where a scan stands: the set is centred, each digit scaled to its
+box, so every scan is pasted at the top or at the bottom of a larger black picture, as (seed, scan) draw it. Label,
+thickness and slant are thus a fact about the scan, position one about the paste. Needs the extra `eval`.
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 from mmkit import seeds
 from mmkit.errors import missing_extra
-from mmkit.testing.planted.drawn import NUMBERS, ask_slant, ask_thickness, ask_word
-from mmkit.testing.planted.scene import SIDE, Scene
+from mmkit.testing.planted.drawn import NUMBERS, ask_place, ask_slant, ask_thickness, ask_word
+from mmkit.testing.planted.scene import PLACES, SIDE, Scene, place
 
 if TYPE_CHECKING:
     from numpy import ndarray
+    from PIL.Image import Image
 
 NUM_SCANS = 1797
+SCAN_SIDE = 32
+"""Width and height of a scan in its picture, in pixels: four to a cell."""
 
 
 def digits(num_train: int, num_test: int, seed: int = 0) -> tuple[list[Scene], list[Scene]]:
     """Two disjoint lists of scenes, a scan each, drawn by (seed, scan).
 
-    Each has three questions: `word` (zero to nine), `thickness` (thin, thick) and `slant` (left, upright, right).
-    Thickness is ink per touched cell, cut at its median over the set; slant is the ink's shear, cut at its thirds.
+    Each has four questions: `word` (zero to nine), `thickness` (thin, thick), `slant` (left, upright, right) and
+    `place` (top, bottom). Thickness is ink per touched cell, cut at its median over the set; slant is the ink's shear,
+    cut at its thirds; place is where the ink lies in the finished picture.
     Raises ValueError if there are not that many scans, UnavailableError without scikit-learn.
     """
     if num_train < 0 or num_test < 0 or num_train + num_test > NUM_SCANS:
@@ -33,7 +38,8 @@ def digits(num_train: int, num_test: int, seed: int = 0) -> tuple[list[Scene], l
     order = sorted(range(NUM_SCANS), key=lambda i: seeds.derive(seed, _id(i), "planted.digits.split"))
 
     def scene(i: int) -> Scene:
-        return _scene(i, scans[i], NUMBERS[int(labels[i])], widths[i], slants[i])
+        picture = _picture(scans[i], drawn_place(i, seed))
+        return _scene(_id(i), picture, NUMBERS[int(labels[i])], widths[i], slants[i])
 
     return [scene(i) for i in order[:num_train]], [scene(i) for i in order[num_train : num_train + num_test]]
 
@@ -73,12 +79,24 @@ def _slant(scans: ndarray[Any, Any]) -> list[str]:
     return ["left" if value < low else "right" if value > high else "upright" for value in shear]
 
 
-def _scene(index: int, scan: ndarray[Any, Any], word: str, width: str, slant: str) -> Scene:
+def drawn_place(index: int, seed: int) -> str:
+    """Where scan `index` is pasted, one of `PLACES`."""
+    return seeds.generator(seed, _id(index), "planted.digits.place").choice(PLACES)
+
+
+def _picture(scan: ndarray[Any, Any], where: str) -> Image:
     from PIL import Image
 
     grey = Image.fromarray((scan * 255).astype("uint8"))
-    picture = grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB")
-    caption = f"a handwritten {word} with {width} strokes slanting {slant}"
-    questions = (ask_word(word), ask_thickness(word, width, "strokes"), ask_slant(word, slant))
-    truth = {"word": word, "thickness": width, "slant": slant}
-    return Scene(_id(index), picture, caption, questions, truth)
+    picture = Image.new("RGB", (SIDE, SIDE))
+    left, top = (SIDE - SCAN_SIDE) // 2, 0 if where == "top" else SIDE - SCAN_SIDE
+    picture.paste(grey.resize((SCAN_SIDE, SCAN_SIDE), Image.Resampling.BICUBIC).convert("RGB"), (left, top))
+    return picture
+
+
+def _scene(scene_id: str, picture: Image, word: str, width: str, slant: str) -> Scene:
+    where = place(picture)
+    caption = f"a handwritten {word} with {width} strokes slanting {slant} at the {where}"
+    questions = (ask_word(word), ask_thickness(word, width, "strokes"), ask_slant(word, slant), ask_place(word, where))
+    truth = {"word": word, "thickness": width, "slant": slant, "place": where}
+    return Scene(scene_id, picture, caption, questions, truth)

@@ -1,8 +1,9 @@
 """Drawn pictures whose content is known: shapes, lines, word cards and signs.
 
 They are the general domain of the miniature AdaMLLM recipe. A sign's caption has the same skeleton as a digit's ("a
-neon dog with thin curves slanting left"), so that a synthesizer can learn which words of it a question is about;
-neither "handwritten" nor "strokes" occurs in any of them, and no handwritten digit does.
+neon dog with thin curves slanting left at the top"), so that a synthesizer can learn which words of it a question is
+about; neither "handwritten" nor "strokes" occurs in any of them, and no handwritten digit does. Where a shape, a line
+or a sign is, top or bottom, is computed from the finished picture.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from mmkit import seeds
-from mmkit.testing.planted.scene import SIDE, Question, Scene
+from mmkit.testing.planted.scene import SIDE, Question, Scene, place
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,7 +56,8 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = {"small": 9, "large": 17}
 WIDTHS = {"thin": 2, "thick": 7}
-SLANTS = {"left": -10, "right": 10, "upright": 0}
+SLANTS = {"left": -0.36, "right": 0.36, "upright": 0.0}
+"""How far a line's ends stand to the side of its middle, in its height."""
 STYLES = ("printed", "painted", "neon", "wooden", "rusty", "new", "dark", "bright", "plain", "tall", "short", "golden")
 PARTS = ("letters", "edges", "lines", "corners", "borders", "curves", "bars", "marks", "sides", "stripes")
 KINDS = ("shape", "line", "card", "sign")
@@ -84,6 +86,11 @@ def ask_slant(noun: str, slant: str) -> Question:
     return Question("slant", "which way does it slant?", slant, f"the {noun} is slanting {slant}.")
 
 
+def ask_place(noun: str, where: str) -> Question:
+    """Top or bottom."""
+    return Question("place", "where is it?", where, f"the {noun} is at the {where}.")
+
+
 def paint_shape(draw: ImageDraw, shape: str, x: int, y: int, radius: int, fill: tuple[int, int, int]) -> None:
     """One filled shape of `SHAPES` around (x, y), in pixels."""
     box = [x - radius, y - radius, x + radius, y + radius]
@@ -108,46 +115,57 @@ def _page(rng: Random) -> tuple[Image, ImageDraw]:
     return picture, ImageDraw.Draw(picture)
 
 
-def _paint_line(draw: ImageDraw, width: str, slant: str, fill: tuple[int, int, int]) -> None:
-    shift = SLANTS[slant]
-    draw.line([24 - shift, 45, 24 + shift, 17], fill=fill, width=WIDTHS[width])
+def _top(rng: Random) -> int:
+    """First row of a drawing two thirds as high as the page, at its top or at its bottom."""
+    return rng.choice([0, SIDE // 3])
 
 
-def _paint_word(draw: ImageDraw, word: str, fill: tuple[int, int, int]) -> None:
+def _paint_line(draw: ImageDraw, width: str, slant: str, rows: tuple[int, int], fill: tuple[int, int, int]) -> None:
+    top, bottom = rows
+    shift = round(SLANTS[slant] * (bottom - top))
+    draw.line([SIDE // 2 - shift, bottom, SIDE // 2 + shift, top], fill=fill, width=WIDTHS[width])
+
+
+def _paint_word(draw: ImageDraw, word: str, top: int, fill: tuple[int, int, int]) -> None:
     from PIL import ImageFont
 
-    draw.text((4, 0), word, fill=fill, font=ImageFont.load_default(size=12))
+    draw.text((4, top), word, fill=fill, font=ImageFont.load_default(size=12))
 
 
 def _shape(scene_id: str, rng: Random) -> Scene:
     shape, colour, size = rng.choice(SHAPES), rng.choice(list(COLOURS)), rng.choice(list(SIZES))
     radius = SIZES[size]
     picture, draw = _page(rng)
-    low, high = radius + 2, SIDE - radius - 2
-    paint_shape(draw, shape, rng.randint(low, high), rng.randint(low, high), radius, COLOURS[colour])
+    low, high, middle = radius + 2, SIDE - radius - 2, SIDE // 2
+    x, y = rng.randint(low, high), rng.choice([rng.randint(low, middle - 4), rng.randint(middle + 4, high)])
+    paint_shape(draw, shape, x, y, radius, COLOURS[colour])
+    where = place(picture)
     questions = (
         Question("shape", "which shape is shown?", shape, f"the shape shown is a {colour} {shape}."),
         Question("shape-colour", "what colour is the shape?", colour, f"the {shape} is {colour}."),
         Question("size", "how big is the shape?", size, f"the {shape} is {size}."),
+        ask_place(shape, where),
     )
-    truth = {"shape": shape, "colour": colour, "size": size}
-    return Scene(scene_id, picture, f"a {size} {colour} {shape}", questions, truth)
+    truth = {"shape": shape, "colour": colour, "size": size, "place": where}
+    return Scene(scene_id, picture, f"a {size} {colour} {shape} at the {where}", questions, truth)
 
 
 def _line(scene_id: str, rng: Random) -> Scene:
     width, slant = rng.choice(list(WIDTHS)), rng.choice(list(SLANTS))
     colour, part = rng.choice(list(COLOURS)), rng.choice(PARTS)
     picture, draw = _page(rng)
-    _paint_line(draw, width, slant, COLOURS[colour])
-    questions = (ask_thickness("picture", width, part), ask_slant("picture", slant))
-    truth = {"thickness": width, "slant": slant, "colour": colour}
-    return Scene(scene_id, picture, f"{width} {colour} {part} slanting {slant}", questions, truth)
+    top = _top(rng)
+    _paint_line(draw, width, slant, (top + 2, top + 29), COLOURS[colour])
+    where = place(picture)
+    questions = (ask_thickness("picture", width, part), ask_slant("picture", slant), ask_place("picture", where))
+    truth = {"thickness": width, "slant": slant, "colour": colour, "place": where}
+    return Scene(scene_id, picture, f"{width} {colour} {part} slanting {slant} at the {where}", questions, truth)
 
 
 def _card(scene_id: str, rng: Random) -> Scene:
     word, colour = rng.choice(WORDS), rng.choice(list(COLOURS))
     picture, draw = _page(rng)
-    _paint_word(draw, word, COLOURS[colour])
+    _paint_word(draw, word, 0, COLOURS[colour])
     questions = (
         ask_word(word),
         Question("card-colour", "what colour is the card?", colour, f"the card is {colour}."),
@@ -160,8 +178,11 @@ def _sign(scene_id: str, rng: Random) -> Scene:
     word, style, part = rng.choice(WORDS), rng.choice(STYLES), rng.choice(PARTS)
     width, slant = rng.choice(list(WIDTHS)), rng.choice(list(SLANTS))
     picture, draw = _page(rng)
-    _paint_line(draw, width, slant, COLOURS["white"])
-    _paint_word(draw, word, COLOURS["white"])
-    questions = (ask_word(word), ask_thickness(word, width, part), ask_slant(word, slant))
-    truth = {"word": word, "thickness": width, "slant": slant}
-    return Scene(scene_id, picture, f"a {style} {word} with {width} {part} slanting {slant}", questions, truth)
+    top = _top(rng)
+    _paint_word(draw, word, top, COLOURS["white"])
+    _paint_line(draw, width, slant, (top + 15, top + 31), COLOURS["white"])
+    where = place(picture)
+    questions = (ask_word(word), ask_thickness(word, width, part), ask_slant(word, slant), ask_place(word, where))
+    truth = {"word": word, "thickness": width, "slant": slant, "place": where}
+    caption = f"a {style} {word} with {width} {part} slanting {slant} at the {where}"
+    return Scene(scene_id, picture, caption, questions, truth)

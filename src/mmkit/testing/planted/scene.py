@@ -14,6 +14,22 @@ SIDE = 48
 """Width and height of every planted picture, in pixels."""
 
 
+PLACES = ("top", "bottom")
+
+
+def place(picture: Image) -> str:
+    """Which of `PLACES` the ink is at: the half of the picture that its centre of mass lies in.
+
+    Ink is what is brighter than the darkest pixel, weighted by how much brighter it is; the middle itself is "bottom".
+    """
+    import numpy as np
+
+    grey = np.asarray(picture.convert("L"), dtype=float)
+    rows = (grey - grey.min()).sum(1)
+    centre = (rows * (np.arange(len(rows)) + 0.5)).sum() / rows.sum()
+    return PLACES[int(centre >= len(rows) / 2)]
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """One task on a picture: what is asked, the precise answer, and a sentence that contains that answer."""
