@@ -16,7 +16,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: .venv/run ## the AdaMLLM recipe in miniature, start to finish (about 6 minutes on two CPU cores)
+demo: .venv/run ## the AdaMLLM recipe in miniature, start to finish (about 4 minutes on two CPU cores)
 	$(MAKE) --no-print-directory -C examples/adamllm demo BIN=$(CURDIR)/$(BIN)
 
 test: .venv/dev ## the test suite
