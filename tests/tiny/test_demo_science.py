@@ -6,7 +6,6 @@ Each run is the user's own command line in a copy of examples/adamllm: about 200
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -33,10 +32,9 @@ MADE = ("base.jsonl", "seeds.jsonl", "synthesizer.jsonl", "tasks.jsonl", "train.
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What a finished run left, and the CPU seconds it took."""
+    """What a finished run left."""
 
     directory: Path
-    cpu_seconds: float
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.directory / name).read_text(encoding="utf-8").splitlines()]
@@ -44,30 +42,21 @@ class Demo:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Demo]:
-    """The demo with a seed, run when first asked for; another `time` runs it from nothing again.
-
-    All run in one place and are moved away when done: rows name the model that made them by its whole path.
-    """
+    """The demo with a seed, run when first asked for; another `time` runs it from nothing again."""
     copy = tmp_path_factory.mktemp("demo") / "adamllm"
     shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns("work"))
     done: dict[tuple[int, int], Demo] = {}
 
     def run(seed: int, time: int = 1) -> Demo:
         if (seed, time) not in done:
-            before = _cpu_seconds()
             line = ["make", "-C", str(copy), "demo", f"SEED={seed}", f"BIN={Path(sys.executable).parent}"]
             make = subprocess.run(line, capture_output=True, text=True)
             assert make.returncode == 0, make.stderr[-3000:]
             kept = (copy / "work" / f"tiny-{seed}").rename(copy / f"seed-{seed}-run-{time}")
-            done[seed, time] = Demo(kept, _cpu_seconds() - before)
+            done[seed, time] = Demo(kept)
         return done[seed, time]
 
     return run
-
-
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -92,12 +81,6 @@ def test_enough_tasks_of_every_kind_are_kept_and_they_are_right(demo: Callable[.
     for question in KINDS.values():
         assert kept[question] >= 100
         assert right[question] >= 0.95 * kept[question]
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_it_takes_less_than_six_minutes_on_one_thread(demo: Callable[..., Demo], seed: int) -> None:
-    """240 CPU-seconds is what it should take where it was measured; the bound leaves room for a slower machine."""
-    assert demo(seed).cpu_seconds <= 360
 
 
 def test_the_same_seed_twice_gives_the_same_bytes(demo: Callable[..., Demo]) -> None:

@@ -42,14 +42,17 @@ def test_dashes_and_underscores_are_the_same(tmp_path: Path) -> None:
     assert loaded(tmp_path / "mmkit.toml", 'image-root = "/img"')["filter"] == {"image_root": "/img"}
 
 
-def test_places_lie_beside_the_file_and_hub_ids_stay(tmp_path: Path) -> None:
+def test_places_lie_beside_the_file_and_hub_ids_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tuned").mkdir()
+    (tmp_path / "sub").mkdir()
     path = tmp_path / "mmkit.toml"
-    assert loaded(path, '[filter]\nmodel = "tuned"')["filter"]["model"] == str(tmp_path / "tuned")
-    assert loaded(path, '[filter]\nmodel = "./later"')["filter"]["model"] == str(tmp_path / "later")
-    assert loaded(path, '[filter]\nmodel = "org/name"')["filter"]["model"] == "org/name"
-    assert loaded(path, '[filter]\nmodel = "/abs"')["filter"]["model"] == "/abs"
-    assert loaded(path, '[filter]\njudge = "tuned"')["filter"]["judge"] == "tuned"
+    for here, up in ((tmp_path, ""), (tmp_path / "sub", "../")):
+        monkeypatch.chdir(here)
+        assert loaded(path, '[filter]\nmodel = "tuned"')["filter"]["model"] == f"{up}tuned"
+        assert loaded(path, '[filter]\nmodel = "./later"')["filter"]["model"] == f"{up}later"
+        assert loaded(path, '[filter]\nmodel = "org/name"')["filter"]["model"] == "org/name"
+        assert loaded(path, '[filter]\nmodel = "/abs"')["filter"]["model"] == "/abs"
+        assert loaded(path, '[filter]\njudge = "tuned"')["filter"]["judge"] == "tuned"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ that has it. Keys are the long options' names. What the command line says wins.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,5 +65,7 @@ def _placed(name: str, value: Any, directory: Path) -> Any:
     if name in _PLACES and isinstance(value, str):
         beside = directory / value
         if not Path(value).is_absolute() and (beside.exists() or value.startswith(".")):
-            return str(beside)
+            # Seen from here, and not from the root of the disk: the model's name goes into lineage, and what a recipe
+            # writes should not depend on where it was unpacked.
+            return os.path.relpath(beside)
     return value
