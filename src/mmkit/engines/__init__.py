@@ -6,8 +6,9 @@ the in-flight window are the engine's own affair. Engines are named by lazy stri
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, Protocol
 
 from mmkit.images import LoadedImage
@@ -21,6 +22,10 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+
+    def digest(self) -> str:
+        """A short hash of the settings, for lineage: two replies with equal ones were decoded alike."""
+        return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ def predict(engine: Engine, *, sampling: Sampling, image_root: str | None = None
             "version": __version__,
             "parents": [row.record["id"]],
             "model": engine.model,
+            "params": sampling.digest(),
             "usage": reply.usage.to_wire(),
         }
         return row.replaced(with_lineage({**row.record, "prediction": reply.text}, entry))

@@ -116,6 +116,7 @@ class _Synthesizer:
             "version": __version__,
             "parents": [caption["id"]],
             "model": self._model,
+            "params": self._sampling.digest(),
             "usage": reply.usage.to_wire(),
         }
         return with_lineage(task, entry)
