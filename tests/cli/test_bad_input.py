@@ -222,6 +222,7 @@ def test_mistakes_in_mmkit_toml(mmkit: Any, write: Any, tmp_path: Path) -> None:
     ):
         write("mmkit.toml", content)
         one_line(mmkit("validate", "in.jsonl"), 2, *parts)
+        assert mmkit("validate", "--help").code == 0
 
 
 def test_mistakes_on_the_command_line(mmkit: Any, write: Any) -> None:

@@ -90,7 +90,8 @@ def _configure(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    path = config.find(Path.cwd())
+    asks_for_help = not {"-h", "--help"}.isdisjoint(sys.argv[1:])  # which a mistake in the file should not deny
+    path = None if asks_for_help else config.find(Path.cwd())
     if path is not None:
         context.default_map = dict(config.load(path, _options_by_command()))
 
