@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 from mmkit.engines import Request
 from mmkit.errors import MmkitError
-from mmkit.streams import Kept, Outcome, Rejected, Row
-from mmkit.streams.rows import Dropped
+from mmkit.streams import Dropped, Outcome, Rejected, Row
+from mmkit.streams.rows import outcomes_of
 
 Answer = TypeVar("Answer")
 
@@ -53,25 +54,8 @@ def exchange(
             while failed and failed[0].position < row.position:
                 yield failed.popleft()
             own_answers = [first, *itertools.islice(answers, count - 1)]
-            yield from _outcomes(row, own_answers, finish)
+            yield from outcomes_of(row, partial(finish, row, own_answers))
         if waiting:
             raise RuntimeError(f"the engine gave no answer for {waiting[0][0].where}")
         yield from failed
         failed.clear()
-
-
-def _outcomes(
-    row: Row, answers: Sequence[Answer], finish: Callable[[Row, Sequence[Answer]], Row | Iterable[Row] | Dropped]
-) -> Iterator[Outcome]:
-    try:
-        result = finish(row, answers)
-    except MmkitError as error:
-        yield Rejected.of(row, error)
-        return
-    if isinstance(result, Dropped):
-        yield result
-    elif isinstance(result, Row):
-        yield Kept(result)
-    else:
-        for out in result:
-            yield Kept(out)

@@ -16,8 +16,6 @@ from typing import Any, Literal
 
 from mmkit.errors import DataError
 
-Role = Literal["system", "user", "assistant"]
-
 
 @dataclass(frozen=True, slots=True)
 class Turn:

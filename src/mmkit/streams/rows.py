@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import orjson
@@ -100,19 +101,20 @@ class Each:
     def __call__(self, rows: Iterator[Row]) -> Iterator[Outcome]:
         """The outcomes of all rows, in order."""
         for row in rows:
-            yield from self.outcomes(row)
+            yield from outcomes_of(row, partial(self.function, row))
 
-    def outcomes(self, row: Row) -> Iterable[Outcome]:
-        """What becomes of one row."""
-        try:
-            result = self.function(row)
-        except MmkitError as error:
-            return (Rejected.of(row, error),)
-        if isinstance(result, Row):
-            return (Kept(result),)
-        if isinstance(result, Dropped):
-            return (result,)
-        return map(Kept, result)
+
+def outcomes_of(row: Row, decide: Callable[[], Row | Iterable[Row] | Dropped]) -> Iterable[Outcome]:
+    """What becomes of one row: what `decide` says, or its rejection where that raises an MmkitError."""
+    try:
+        result = decide()
+    except MmkitError as error:
+        return (Rejected.of(row, error),)
+    if isinstance(result, Row):
+        return (Kept(result),)
+    if isinstance(result, Dropped):
+        return (result,)
+    return map(Kept, result)
 
 
 def each(function: Callable[[Row], Row | Iterable[Row] | Dropped]) -> Each:

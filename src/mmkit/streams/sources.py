@@ -12,16 +12,15 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Literal, NamedTuple, cast, get_args
+from typing import IO, Literal, NamedTuple, cast
 
 import orjson
 
 from mmkit.errors import DataError, MissingInputError, UsageError
 from mmkit.records import Record
-from mmkit.streams.rows import Check, Rejected, Row, parse, require_exact
+from mmkit.streams.rows import Check, Rejected, Row, as_record, parse, require_exact
 
 Format = Literal["jsonl", "json", "arrow", "parquet"]
-FORMATS: tuple[str, ...] = get_args(Format)
 STDIN = "-"
 _BUFFER = 1 << 20
 _GZIP, _ZSTD, _ARROW_FILE, _ARROW_STREAM, _PARQUET = (
@@ -244,12 +243,6 @@ def _read_whole(rows: Iterable[Record], shown: str, kind: Check, place: _Place, 
 
 
 def _checked(value: object, raw: bytes, number: int, kind: Check) -> Record:
-    from mmkit.records import check, is_canonical, made_id, normalise
-
     if not isinstance(value, dict):
         raise DataError(f"expected an object, got {raw[:40].decode('utf-8', 'replace')}")
-    if kind == "json":
-        return value
-    record = value if is_canonical(value) else normalise(value, made_id(raw, number))
-    check(record)
-    return record
+    return value if kind == "json" else as_record(value, raw, number)
