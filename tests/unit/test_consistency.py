@@ -11,6 +11,7 @@ import pytest
 from stream_kit import load, put, run_stage
 
 from mmkit.engines import Choice, Request
+from mmkit.engines.exchange import ask
 from mmkit.engines.replay import ReplayEngine
 from mmkit.errors import DataError, MissingInputError, UnavailableError, UsageError
 from mmkit.streams import Kept, Row
@@ -87,7 +88,7 @@ def test_by_model_keeps_by_verdict_and_probability(options: dict[str, Any], kept
     engine = ReplayEngine(put(tmp_path / "answers.jsonl", answers))
     source = put(tmp_path / "in.jsonl", [{**task("x", "y"), "id": name} for name in PROBABILITIES])
     tally: Counter[str] = Counter()
-    stage = judge_by_model(engine, load_few_shot(None), tally=tally, **options)
+    stage = ask(engine, judge_by_model(load_few_shot(None), tally=tally, **options))
     dropped = tmp_path / "d.jsonl"
     run_stage(stage, source, tmp_path / "o.jsonl", dropped=str(dropped))
     assert [row["id"] for row in load(tmp_path / "o.jsonl")] == kept
@@ -98,7 +99,7 @@ def test_by_model_keeps_by_verdict_and_probability(options: dict[str, Any], kept
 
 def test_a_judge_that_fails_rejects_the_row(tmp_path: Path) -> None:
     engine = ReplayEngine(put(tmp_path / "answers.jsonl", [{"id": "a", "error": "overloaded"}]))
-    stage = judge_by_model(engine, load_few_shot(None))
+    stage = ask(engine, judge_by_model(load_few_shot(None)))
     with pytest.raises(UnavailableError, match="the judge gave no verdict: overloaded"):
         run_stage(stage, put(tmp_path / "in.jsonl", [task("x", "y")]), tmp_path / "o.jsonl")
 
@@ -120,7 +121,7 @@ def test_the_prompt_is_the_shared_examples_and_then_the_task() -> None:
     recorder = Recorder()
     few_shot = load_few_shot(None)
     rows = [Row(task("short", "long"), 0, "f", 1), Row({**task("s2", "l2"), "id": "b"}, 1, "f", 2)]
-    assert len(list(judge_by_model(recorder, few_shot)(iter(rows)))) == 2  # type: ignore[arg-type]
+    assert len(list(ask(recorder, judge_by_model(few_shot))(iter(rows)))) == 2  # type: ignore[arg-type]
     (first, choices), (second, _) = recorder.asked
     assert choices == (" Yes", " No", " Open")
     assert first.shared_prefix == second.shared_prefix == few_shot.prefix()

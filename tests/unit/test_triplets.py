@@ -9,6 +9,7 @@ import pytest
 from stream_kit import load, put, run_stage
 
 from mmkit.engines import Sampling, Turn
+from mmkit.engines.exchange import ask
 from mmkit.engines.replay import ReplayEngine
 from mmkit.errors import DataError, MissingInputError, UnavailableError
 from mmkit.images import blank
@@ -70,8 +71,8 @@ def captions(tmp_path: Path) -> str:
 
 
 def test_a_task_keeps_the_caption_record_and_says_where_it_is_from(captions: str, tmp_path: Path) -> None:
-    stage = synthesize(recorded(tmp_path, answer("a#0", "Q?")), sampling=Sampling(), image_root=str(tmp_path))
-    run_stage(stage, captions, tmp_path / "o.jsonl")
+    inquiry = synthesize("writer", sampling=Sampling(), image_root=str(tmp_path))
+    run_stage(ask(recorded(tmp_path, answer("a#0", "Q?")), inquiry), captions, tmp_path / "o.jsonl")
     (task,) = load(tmp_path / "o.jsonl")
     (entry,) = task.pop("lineage")
     assert task == {
@@ -83,14 +84,14 @@ def test_a_task_keeps_the_caption_record_and_says_where_it_is_from(captions: str
         "answer": "p",
         "rationale": "i",
     }
-    assert (entry["op"], entry["parents"], entry["model"]) == ("synthesize", ["a"], "replay")
+    assert (entry["op"], entry["parents"], entry["model"]) == ("synthesize", ["a"], "writer")
     assert entry["usage"] == {"prompt_tokens": 5, "image_tokens": 3, "completion_tokens": 2}
 
 
 def test_several_samples_keep_different_instructions(captions: str, tmp_path: Path) -> None:
     engine = recorded(tmp_path, answer("a#0", "Q?"), answer("a#1", "Q?", "other"), answer("a#2", "R?"))
-    stage = synthesize(engine, sampling=Sampling(temperature=1), num_samples=3, image_root=str(tmp_path))
-    summary = run_stage(stage, captions, tmp_path / "o.jsonl")
+    inquiry = synthesize("writer", sampling=Sampling(temperature=1), num_samples=3, image_root=str(tmp_path))
+    summary = run_stage(ask(engine, inquiry), captions, tmp_path / "o.jsonl")
     assert [(t["id"], t["question"], t["answer"]) for t in load(tmp_path / "o.jsonl")] == [
         ("a#0", "Q?", "p"),
         ("a#1", "R?", "p"),
@@ -110,6 +111,6 @@ def test_several_samples_keep_different_instructions(captions: str, tmp_path: Pa
 def test_rows_that_cannot_be_synthesized(
     record: dict[str, Any], error: type[Exception], message: str, captions: str, tmp_path: Path
 ) -> None:
-    stage = synthesize(recorded(tmp_path), sampling=Sampling(), image_root=str(tmp_path))
+    stage = ask(recorded(tmp_path), synthesize("writer", sampling=Sampling(), image_root=str(tmp_path)))
     with pytest.raises(error, match=message):
         run_stage(stage, put(tmp_path / "one.jsonl", [record]), tmp_path / "o.jsonl")

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from mmkit.cli.options import Model, Streams
+from mmkit.cli.engine_options import Model
+from mmkit.cli.options import Streams
 from mmkit.errors import UsageError
 
 
@@ -45,14 +46,12 @@ def command(
         raise UsageError(f"--keep {unknown.pop()}: expected some of {', '.join(consistency.VERDICTS)}")
     examples = consistency.load_few_shot(few_shot)
     tally: Counter[str] = Counter()
-    with model.opened() as engine:
-        stage = consistency.judge_by_model(engine, examples, keep=verdicts, threshold=threshold, tally=tally)
-        streams.run(
-            stage,
-            window=engine.window,
-            identity={"few_shot_text": examples.prefix()},
-            notes=lambda: [", ".join(f"{count:,} {verdict}" for verdict, count in tally.most_common()), *model.notes()],
-        )
+    model.answer(
+        streams,
+        lambda _: consistency.judge_by_model(examples, keep=verdicts, threshold=threshold, tally=tally),
+        identity={"few_shot_text": examples.prefix()},
+        notes=lambda: [", ".join(f"{count:,} {verdict}" for verdict, count in tally.most_common())],
+    )
 
 
 def _listed(text: str) -> list[str]:

@@ -10,8 +10,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
@@ -19,7 +18,6 @@ import typer
 from mmkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmkit.engines import Engine
     from mmkit.records import Record
     from mmkit.streams import Summary
     from mmkit.streams.rows import Check, Stage
@@ -33,7 +31,8 @@ ImageRoot = Annotated[
 # Options that change where things go or how fast, never a byte of the output: a killed run may go on with other ones.
 _NOT_IDENTITY = frozenset(
     {"output", "rejects", "dropped", "max_reject_rate", "cache"}
-    | {"max_in_flight", "timeout_s", "max_retries", "price_in", "price_out"}
+    | {"max_in_flight", "timeout_s", "max_retries", "price_in", "price_out", "base_url"}
+    | {"gpu_memory", "tensor_parallel", "restart_every"}
 )
 
 
@@ -144,118 +143,6 @@ class Streams(OptionGroup):
         """Raise UsageError where the command would wait for somebody to type records."""
         if not self.inputs and (sys.stdin is None or sys.stdin.isatty()):
             raise UsageError(f"no input: name a file, or pipe records in\n{self.context.get_usage()}")
-
-
-EngineName = Literal["transformers", "openai", "replay"]
-
-
-@dataclass(eq=False, repr=False)  # what nobody calls costs time at start-up
-class Model(OptionGroup):
-    """The model that answers, and the engine that runs it."""
-
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="MODEL", help="A directory, a hub id, or the server's model name.")
-    ] = None
-    engine: Annotated[
-        EngineName,
-        typer.Option(
-            "--engine", help="transformers: in this process; openai: any compatible server; replay: recorded."
-        ),
-    ] = "transformers"
-    adapter: Annotated[
-        str | None, typer.Option("--adapter", metavar="DIR", help="A LoRA adapter on the model (transformers).")
-    ] = None
-    base_url: Annotated[
-        str | None,
-        typer.Option("--base-url", metavar="URL", help="The server, such as http://localhost:8000/v1 (openai)."),
-    ] = None
-    answers: Annotated[
-        str | None, typer.Option("--answers", metavar="FILE", help="Recorded answers, rows of id and text (replay).")
-    ] = None
-    cache: Annotated[
-        str | None, typer.Option("--cache", metavar="DIR", help="Keep replies here; a second run asks nothing twice.")
-    ] = None
-    device: Annotated[
-        str | None,
-        typer.Option("--device", help="cpu, cuda, cuda:1, … (transformers). [default: a GPU if there is one]"),
-    ] = None
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32, bfloat16, … (transformers). [default: the checkpoint's]")
-    ] = None
-    batch_tokens: Annotated[
-        int, typer.Option("--batch-tokens", metavar="N", min=1, help="Padded tokens in one batch (transformers).")
-    ] = 16384
-    window: Annotated[
-        int, typer.Option("--window", metavar="N", min=1, help="Rows that share a batch plan (transformers).")
-    ] = 512
-    max_in_flight: Annotated[
-        int, typer.Option("--max-in-flight", metavar="N", min=1, help="Requests open at once (openai).")
-    ] = 32
-    timeout_s: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Patience with one request (openai).")
-    ] = 120.0
-    max_retries: Annotated[
-        int, typer.Option("--retries", metavar="N", min=0, help="Further tries after 429, 5xx, a time-out (openai).")
-    ] = 5
-    price_in: Annotated[
-        float | None,
-        typer.Option("--price-in", metavar="PRICE", min=0, help="Per million prompt tokens, for the summary."),
-    ] = None
-    price_out: Annotated[
-        float | None, typer.Option("--price-out", metavar="PRICE", min=0, help="Per million completion tokens.")
-    ] = None
-
-    _meter: Any = field(default=None, init=False, repr=False)
-
-    @contextmanager
-    def opened(self) -> Iterator[Engine]:
-        """The engine that the options describe, closed at the end. Its model loads when the first request comes."""
-        from mmkit.engines import catalog
-        from mmkit.engines.meter import Metered
-
-        self._meter = Metered(
-            catalog.open_engine(self.engine, self._engine_options()), self.price_in or 0.0, self.price_out or 0.0
-        )
-        engine: Engine = self._meter
-        if self.cache is not None:
-            from mmkit.engines.cache import CachedEngine
-
-            engine = CachedEngine(engine, self.cache)
-        try:
-            yield engine
-        finally:
-            engine.close()
-
-    def notes(self) -> list[str]:
-        """What the engine did, for the summary."""
-        return [self._meter.line()] if self._meter is not None else []
-
-    def _engine_options(self) -> Mapping[str, Any]:
-        if self.engine == "replay":
-            if self.answers is None:
-                raise UsageError("--engine replay needs --answers FILE")
-            return {"path": self.answers}
-        if self.model is None:
-            command = self.context.info_name
-            raise UsageError(f'no model: give --model, or set it in mmkit.toml:\n\n[{command}]\nmodel = "…"')
-        if self.engine == "openai":
-            if self.base_url is None:
-                raise UsageError("--engine openai needs --base-url, such as http://localhost:8000/v1")
-            return {
-                "model": self.model,
-                "base_url": self.base_url,
-                "max_in_flight": self.max_in_flight,
-                "timeout_s": self.timeout_s,
-                "max_retries": self.max_retries,
-            }
-        return {
-            "model": self.model,
-            "adapter": self.adapter,
-            "device": self.device,
-            "dtype": self.dtype,
-            "max_batch_tokens": self.batch_tokens,
-            "window": self.window,
-        }
 
 
 def expand(function: Callable[..., None]) -> Callable[..., None]:

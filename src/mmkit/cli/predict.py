@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from mmkit.cli.options import ImageRoot, Model, Seed, Streams
+from mmkit.cli.engine_options import Model
+from mmkit.cli.options import ImageRoot, Seed, Streams
 
 
 def command(
@@ -30,6 +31,4 @@ def command(
     from mmkit.evaluation.predict import predict
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    with model.opened() as engine:
-        stage = predict(engine, sampling=sampling, image_root=image_root)
-        streams.run(stage, window=engine.window, notes=model.notes)
+    model.answer(streams, lambda name: predict(name, sampling=sampling, image_root=image_root))

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from mmkit.cli.options import ImageRoot, Model, Seed, Streams
+from mmkit.cli.engine_options import Model
+from mmkit.cli.options import ImageRoot, Seed, Streams
 from mmkit.errors import UsageError
 
 
@@ -47,6 +48,7 @@ def command(
     if num_samples > 1 and temperature == 0:
         raise UsageError("--samples above 1 needs --temperature above 0: greedy replies are all the same")
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    with model.opened() as engine:
-        stage = synthesize(engine, sampling=sampling, num_samples=num_samples, image_root=image_root)
-        streams.run(stage, window=engine.window, notes=model.notes)
+    model.answer(
+        streams,
+        lambda name: synthesize(name, sampling=sampling, num_samples=num_samples, image_root=image_root),
+    )

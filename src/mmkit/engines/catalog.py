@@ -10,6 +10,7 @@ from mmkit.engines import Engine
 
 ENGINES = {
     "transformers": "mmkit.engines.transformers:TransformersEngine",
+    "vllm": "mmkit.engines.vllm:VllmEngine",
     "openai": "mmkit.engines.openai:OpenAiEngine",
     "replay": "mmkit.engines.replay:ReplayEngine",
 }

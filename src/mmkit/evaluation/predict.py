@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmkit import __version__, images
-from mmkit.engines import Engine, Reply, Request, Sampling
-from mmkit.engines.exchange import exchange
+from mmkit.engines import Reply, Request, Sampling
+from mmkit.engines.exchange import Inquiry
 from mmkit.errors import DataError, UnavailableError
 from mmkit.records import Record, message, with_lineage
-from mmkit.streams import Outcome, Row
-from mmkit.streams.rows import Stage
+from mmkit.streams import Row
 from mmkit.tasks import prompts
 
 
-def predict(engine: Engine, *, sampling: Sampling, image_root: str | None = None) -> Stage:
-    """A stage that adds `prediction` to every record. A reply that failed rejects its row alone."""
+def predict(model: str, *, sampling: Sampling, image_root: str | None = None) -> Inquiry[Reply]:
+    """The inquiry that adds `prediction` to every record; `model` is the name for lineage. A reply that failed rejects
+    its row alone."""
 
     def requests(row: Row) -> list[Request]:
         record = row.record
@@ -38,16 +38,13 @@ def predict(engine: Engine, *, sampling: Sampling, image_root: str | None = None
             "op": "predict",
             "version": __version__,
             "parents": [row.record["id"]],
-            "model": engine.model,
+            "model": model,
             "params": sampling.digest(),
             "usage": reply.usage.to_wire(),
         }
         return row.replaced(with_lineage({**row.record, "prediction": reply.text}, entry))
 
-    def stage(rows: Iterator[Row]) -> Iterator[Outcome]:
-        return exchange(rows, requests, engine.generate, finish)
-
-    return stage
+    return Inquiry(requests, finish)
 
 
 def conversation(record: Record) -> Sequence[Mapping[str, Any]]:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import orjson
 
-from mmkit.engines import Choice, Engine, Request
-from mmkit.engines.exchange import exchange
+from mmkit.engines import Choice, Request
+from mmkit.engines.exchange import Inquiry
 from mmkit.errors import DataError, MissingInputError, UnavailableError, UsageError
 from mmkit.records import Record
-from mmkit.streams import Dropped, Outcome, Row, each
+from mmkit.streams import Dropped, Row, each
 from mmkit.streams.rows import Stage
 
 VERDICTS = ("yes", "no", "open")
@@ -65,14 +65,13 @@ def load_few_shot(path: str | None) -> FewShot:
 
 
 def judge_by_model(
-    engine: Engine,
     few_shot: FewShot,
     *,
     keep: Collection[str] = ("yes",),
     threshold: float = 0.0,
     tally: Counter[str] | None = None,
-) -> Stage:
-    """A stage that keeps tasks by the judge's verdict.
+) -> Inquiry[Choice]:
+    """The inquiry that keeps tasks by the judge's verdict.
 
     The verdict is the most probable of Yes, No and Open as the continuation of the few-shot prompt; the task is kept
     if the verdict is in `keep` and its probability among the three is at least `threshold`. Deviation from the paper,
@@ -98,10 +97,7 @@ def judge_by_model(
             return row
         return Dropped(row, f"verdict {verdict}, probability {confidence:.3f}")
 
-    def stage(rows: Iterator[Row]) -> Iterator[Outcome]:
-        return exchange(rows, request, lambda requests: engine.choose(requests, words), finish)
-
-    return stage
+    return Inquiry(request, finish, choices=words)
 
 
 def judge_by_words(*, within: Sequence[str] = ("rationale",)) -> Stage:

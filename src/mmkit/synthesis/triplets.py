@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mmkit import __version__, images
-from mmkit.engines import Engine, Reply, Request, Sampling, Turn
-from mmkit.engines.exchange import exchange
+from mmkit.engines import Reply, Request, Sampling, Turn
+from mmkit.engines.exchange import Inquiry
 from mmkit.errors import DataError, UnavailableError
 from mmkit.records import Record, message, with_lineage
-from mmkit.streams import Dropped, Outcome, Row
-from mmkit.streams.rows import Stage
+from mmkit.streams import Dropped, Row
 from mmkit.tasks.prompts import CAPTION_HINT, INFORMATIVE_HINT, PRECISE_HINT
 
 
@@ -28,20 +27,18 @@ class Triplet:
     informative: str
 
 
-def synthesize(engine: Engine, *, sampling: Sampling, num_samples: int = 1, image_root: str | None = None) -> Stage:
-    """A stage from caption records to task records.
+def synthesize(
+    model: str, *, sampling: Sampling, num_samples: int = 1, image_root: str | None = None
+) -> Inquiry[Reply]:
+    """The inquiry that makes task records out of caption records; `model` is the synthesizer's name, for lineage.
 
     Source: AdaMLLM, section 3.1.1: the pair goes in as a first turn that asks for a description and its answer, and
     the synthesizer goes on with the conversation. `num_samples` above 1 asks that often, with draws of their own, and
     keeps the triplets with different instructions. A caption that gives no triplet is dropped; a reply that failed
     rejects its row alone. Deviation: more than one sample; the released code loses a chunk of 500 rows to one error.
     """
-    synthesizer = _Synthesizer(engine.model, sampling, num_samples, image_root)
-
-    def stage(rows: Iterator[Row]) -> Iterator[Outcome]:
-        return exchange(rows, synthesizer.requests, engine.generate, synthesizer.finish)
-
-    return stage
+    synthesizer = _Synthesizer(model, sampling, num_samples, image_root)
+    return Inquiry(synthesizer.requests, synthesizer.finish)
 
 
 def triplet_of(turns: Sequence[Turn]) -> Triplet | None:

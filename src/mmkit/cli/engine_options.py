@@ -1,0 +1,218 @@
+"""The options of every command that asks a model: which model, which engine, and who answers when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from mmkit.cli.options import OptionGroup, Streams
+from mmkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmkit.engines import Engine
+    from mmkit.engines.exchange import Inquiry
+
+EngineName = Literal["transformers", "vllm", "openai", "replay"]
+
+
+@dataclass(eq=False, repr=False)  # what nobody calls costs time at start-up
+class Model(OptionGroup):
+    """The model that answers, and the engine that runs it."""
+
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="MODEL", help="A directory, a hub id, or the server's model name.")
+    ] = None
+    engine: Annotated[
+        EngineName,
+        typer.Option(
+            "--engine",
+            help="transformers, vllm: in this process; openai: any compatible server; replay: recorded.",
+        ),
+    ] = "transformers"
+    adapter: Annotated[
+        str | None, typer.Option("--adapter", metavar="DIR", help="A LoRA adapter on the model (transformers, vllm).")
+    ] = None
+    base_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--base-url",
+            metavar="URL",
+            help="The server, such as http://localhost:8000/v1; several share the work (openai).",
+            show_default=False,
+        ),
+    ] = None
+    answers: Annotated[
+        str | None, typer.Option("--answers", metavar="FILE", help="Recorded answers, rows of id and text (replay).")
+    ] = None
+    cache: Annotated[
+        str | None, typer.Option("--cache", metavar="DIR", help="Keep replies here; a second run asks nothing twice.")
+    ] = None
+    to_batch: Annotated[
+        str | None,
+        typer.Option("--to-batch", metavar="FILE", help="Ask nobody: write the requests, for vllm run-batch and such."),
+    ] = None
+    from_batch: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from-batch",
+            metavar="FILE",
+            help="Answers to what --to-batch wrote; several files together.",
+            show_default=False,
+        ),
+    ] = None
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="cpu, cuda, cuda:1, … (transformers). [default: a GPU if there is one]"),
+    ] = None
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", help="float32, bfloat16, … (transformers, vllm). [default: the checkpoint's]"),
+    ] = None
+    batch_tokens: Annotated[
+        int, typer.Option("--batch-tokens", metavar="N", min=1, help="Padded tokens in one batch (transformers).")
+    ] = 16384
+    window: Annotated[
+        int, typer.Option("--window", metavar="N", min=1, help="Rows that share a batch plan (transformers).")
+    ] = 512
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option(
+            "--gpu-memory",
+            metavar="SHARE",
+            min=0.01,
+            max=1.0,
+            help="Share of each GPU's memory to take, so that two stages fit (vllm). [default: vLLM's]",
+        ),
+    ] = None
+    tensor_parallel: Annotated[
+        int, typer.Option("--tensor-parallel", metavar="N", min=1, help="GPUs that share the model (vllm).")
+    ] = 1
+    restart_every: Annotated[
+        int | None,
+        typer.Option("--restart-every", metavar="N", min=1, help="A fresh engine after every N requests (vllm)."),
+    ] = None
+    vllm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vllm",
+            metavar="NAME=VALUE",
+            help="Any other engine argument of vLLM, such as max_model_len=8192.",
+            show_default=False,
+        ),
+    ] = None
+    max_in_flight: Annotated[
+        int | None,
+        typer.Option(
+            "--max-in-flight",
+            metavar="N",
+            min=1,
+            help="Requests open at once. [default: 64 a server (openai), 256 (vllm)]",
+            show_default=False,
+        ),
+    ] = None
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Patience with one request (openai).")
+    ] = 120.0
+    max_retries: Annotated[
+        int, typer.Option("--retries", metavar="N", min=0, help="Further tries after 429, 5xx, a time-out (openai).")
+    ] = 5
+    price_in: Annotated[
+        float | None,
+        typer.Option("--price-in", metavar="PRICE", min=0, help="Per million prompt tokens, for the summary."),
+    ] = None
+    price_out: Annotated[
+        float | None, typer.Option("--price-out", metavar="PRICE", min=0, help="Per million completion tokens.")
+    ] = None
+
+    _meter: Any = field(default=None, init=False, repr=False)
+
+    def answer(
+        self,
+        streams: Streams,
+        inquiry_of: Callable[[str], Inquiry[Any]],
+        *,
+        identity: Mapping[str, Any] | None = None,
+        notes: Callable[[], list[str]] = list,
+    ) -> None:
+        """Put an inquiry about every row to the engine and write what comes of it.
+
+        `inquiry_of` makes it for a model of that name; the rest is as in `Streams.run`.
+        """
+        from mmkit.engines.exchange import ask
+
+        with self.opened() as engine:
+            streams.run(
+                ask(engine, inquiry_of(engine.model)),
+                window=engine.window,
+                identity=identity,
+                notes=lambda: [*notes(), *self.notes()],
+            )
+
+    @contextmanager
+    def opened(self) -> Iterator[Engine]:
+        """The engine that the options describe, closed at the end. Its model loads when the first request comes."""
+        from mmkit.engines import catalog
+        from mmkit.engines.meter import Metered
+
+        self._meter = Metered(
+            catalog.open_engine(self.engine, self._engine_options()), self.price_in or 0.0, self.price_out or 0.0
+        )
+        engine: Engine = self._meter
+        if self.cache is not None:
+            from mmkit.engines.cache import CachedEngine
+
+            engine = CachedEngine(engine, self.cache)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+    def notes(self) -> list[str]:
+        """What the engine did, for the summary."""
+        return [self._meter.line()] if self._meter is not None else []
+
+    def _engine_options(self) -> Mapping[str, Any]:
+        if self.engine == "replay":
+            if self.answers is None:
+                raise UsageError("--engine replay needs --answers FILE")
+            return {"path": self.answers}
+        model = self._named_model()
+        if self.engine == "openai":
+            if not self.base_url:
+                raise UsageError("--engine openai needs --base-url, such as http://localhost:8000/v1")
+            return {
+                "model": model,
+                "base_urls": self.base_url,
+                "max_in_flight": self.max_in_flight or 64 * len(self.base_url),
+                "timeout_s": self.timeout_s,
+                "max_retries": self.max_retries,
+            }
+        if self.engine == "vllm":
+            return {
+                "model": model,
+                "adapter": self.adapter,
+                "dtype": self.dtype,
+                "gpu_memory": self.gpu_memory,
+                "tensor_parallel": self.tensor_parallel,
+                "restart_every": self.restart_every,
+                "max_in_flight": self.max_in_flight or 256,
+                "engine_args": self.vllm or (),
+            }
+        return {
+            "model": model,
+            "adapter": self.adapter,
+            "device": self.device,
+            "dtype": self.dtype,
+            "max_batch_tokens": self.batch_tokens,
+            "window": self.window,
+        }
+
+    def _named_model(self) -> str:
+        if self.model is None:
+            command = self.context.info_name
+            raise UsageError(f'no model: give --model, or set it in mmkit.toml:\n\n[{command}]\nmodel = "…"')
+        return self.model
