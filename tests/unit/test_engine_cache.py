@@ -270,7 +270,7 @@ from mmkit.engines import Request
 from mmkit.engines.cache import CachedEngine
 from mmkit.engines.meter import Metered
 from mmkit.engines.openai import OpenAiEngine
-engine = CachedEngine(OpenAiEngine("tiny", sys.argv[1], max_in_flight=4), sys.argv[2])
+engine = CachedEngine(OpenAiEngine("tiny", [sys.argv[1]], max_in_flight=4), sys.argv[2])
 for reply in engine.generate(Request(id=f"r{n}", position=n, prompt=f"text {n}") for n in range(120)):
     sys.stdout.write(f"{reply.id} {reply.text}\\n")
     sys.stdout.flush()
@@ -321,7 +321,7 @@ def test_a_rerun_makes_no_request_and_costs_nothing(tmp_path: Path) -> None:
     with OpenAiServer(faults=[failure(400)]) as server:
 
         def engine() -> OpenAiEngine:
-            return OpenAiEngine("tiny", server.base_url, max_in_flight=1)
+            return OpenAiEngine("tiny", [server.base_url], max_in_flight=1)
 
         first, tokens = run(engine)
         assert first[0].error is not None

@@ -46,7 +46,7 @@ def ask(number: int, **fields: Any) -> Request:
 
 
 def engine(server: OpenAiServer, **options: Any) -> OpenAiEngine:
-    return OpenAiEngine("tiny", server.base_url, **({"backoff_s": 0.002} | options))
+    return OpenAiEngine("tiny", [server.base_url], **({"backoff_s": 0.002} | options))
 
 
 def one(server: OpenAiServer, **options: Any) -> Reply:
@@ -283,7 +283,7 @@ def test_an_endpoint_that_is_down_stops_the_run_at_once() -> None:
             read += 1
             yield ask(number)
 
-    down = OpenAiEngine("tiny", f"http://me:secret@127.0.0.1:{port}/v1/", max_retries=2, backoff_s=0.002)
+    down = OpenAiEngine("tiny", [f"http://me:secret@127.0.0.1:{port}/v1/"], max_retries=2, backoff_s=0.002)
     with pytest.raises(UnavailableError, match=rf"http://127.0.0.1:{port}/v1 .*check that the server") as info:
         list(down.generate(rows()))
     assert read <= 64
@@ -374,13 +374,13 @@ def test_the_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch, caplog
 
 def test_a_base_url_that_is_none_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="http://localhost:8000/v1"):
-        OpenAiEngine("tiny", "localhost:8000")
+        OpenAiEngine("tiny", ["localhost:8000"])
 
 
 def test_a_missing_client_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
     with pytest.raises(UnavailableError, match=r"pip install 'mmkit\[openai\]'"):
-        OpenAiEngine("tiny", "http://localhost:8000/v1")
+        OpenAiEngine("tiny", ["http://localhost:8000/v1"])
 
 
 # --- conversations that the model writes itself

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,7 +43,7 @@ class OpenAiEngine:
     def __init__(
         self,
         model: str,
-        base_url: str,
+        base_urls: Sequence[str],
         *,
         api_key: str | None = None,
         max_in_flight: int = 32,
@@ -58,7 +59,9 @@ class OpenAiEngine:
             raise UsageError("max_in_flight and timeout_s must be above 0, max_retries at least 0")
         self.model = model
         key = api_key or os.environ.get("OPENAI_API_KEY")
-        self._endpoint = Endpoint(base_url, key, timeout_s, max_retries, backoff_s)
+        self._endpoints = [Endpoint(url, key, timeout_s, max_retries, backoff_s) for url in base_urls]
+        if not self._endpoints:
+            raise UsageError("no base URL: give at least one, such as http://localhost:8000/v1")
         self._max_in_flight = max_in_flight
         self._streams: set[LoopThread] = set()
 
@@ -109,9 +112,11 @@ class OpenAiEngine:
         client = self._client()
         slots = asyncio.Semaphore(self._max_in_flight)
 
+        turns = itertools.cycle(self._endpoints)
+
         async def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
             async with slots:
-                return await self._endpoint.post(client, path, body)
+                return await next(turns).post(client, path, body)
 
         async def answer_one(request: Request) -> R:
             try:
@@ -132,7 +137,7 @@ class OpenAiEngine:
 
         # Deadlines are the endpoint's; the pool must not add one of its own.
         return httpx.AsyncClient(
-            headers=self._endpoint.headers(),
+            headers=self._endpoints[0].headers(),
             timeout=None,
             verify=_tls(),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=self._max_in_flight),
