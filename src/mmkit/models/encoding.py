@@ -17,7 +17,7 @@ from mmkit.errors import DataError
 from mmkit.images import LoadedImage
 from mmkit.models import collating
 from mmkit.models.families import CROSS_ATTENTION
-from mmkit.models.templates import ChatTemplate, Turn
+from mmkit.models.templates import ChatTemplate, Piece, Turn
 from mmkit.models.tokens import CarefulTokenizer, Stretch
 from mmkit.models.turns import TurnCutter, WrittenTurn
 from mmkit.records import ROLES
@@ -99,20 +99,10 @@ class Chat:
         "assistant" appends the generation prompt, "user" the opening of a user turn. Raises DataError where image
         parts and images differ in number, nothing is in the loss, or the template cannot do it.
         """
-        if open_turn not in (None, "assistant", "user"):
-            raise ValueError(f"open_turn: {open_turn!r}")
-        shape, texts = _read(messages, training=open_turn is None)
-        num_parts = sum(turn.parts.count("image") for turn in shape)
-        if num_parts != len(images):
-            raise DataError(f"messages hold {num_parts} image parts, but there are {len(images)} images")
-        ends = self.end_of_text_ids
-        end_of_text = self.tokenizer.convert_ids_to_tokens(ends[0]) if ends else None
-        pieces = self._template.layout(shape, open_turn, end_of_text, turns_end=self.end_of_turn_id is not None)
+        pieces, texts = self._layout(messages, len(images), open_turn)
         image_inputs, replacements = self._process_images(images)
         stretches = [Stretch.of(piece, texts, replacements) for piece in pieces]
-        bos = self.tokenizer.bos_token
-        starts_itself = bool(bos and pieces and pieces[0].text.startswith(bos))
-        ids, cover = self._tokens.tokenise(stretches, wrap=self.processor is not None and not starts_itself)
+        ids, cover = self._tokenise(stretches)
         in_loss = [any(stretch.in_loss for stretch in stretches[first:last]) for first, last in cover]
         if open_turn is None and not any(in_loss):
             raise DataError("no turn of this conversation is learned: it has no assistant turn that is trained")
@@ -120,6 +110,36 @@ class Chat:
             any(stretch.kind == "image" for stretch in stretches[first:last]) for first, last in cover
         )
         return Encoded(ids, in_loss, image_inputs, num_image_tokens)
+
+    def encode_unexpanded(
+        self, messages: Sequence[Mapping[str, Any]], num_images: int, *, open_turn: str
+    ) -> tuple[list[int], int]:
+        """The tokens of a prompt with one placeholder for each image, for an engine that expands them by itself, and
+        how many of the tokens those placeholders are. Arguments and errors as in `encode`."""
+        pieces, texts = self._layout(messages, num_images, open_turn)
+        stretches = [Stretch.of(piece, texts, [self.image_token or ""] * num_images) for piece in pieces]
+        ids, cover = self._tokenise(stretches)
+        return ids, sum(any(stretch.kind == "image" for stretch in stretches[first:last]) for first, last in cover)
+
+    def _layout(
+        self, messages: Sequence[Mapping[str, Any]], num_images: int, open_turn: str | None
+    ) -> tuple[Sequence[Piece], list[str]]:
+        """The conversation as the template lays it out, and the texts that go into it."""
+        if open_turn not in (None, "assistant", "user"):
+            raise ValueError(f"open_turn: {open_turn!r}")
+        shape, texts = _read(messages, training=open_turn is None)
+        num_parts = sum(turn.parts.count("image") for turn in shape)
+        if num_parts != num_images:
+            raise DataError(f"messages hold {num_parts} image parts, but there are {num_images} images")
+        ends = self.end_of_text_ids
+        end_of_text = self.tokenizer.convert_ids_to_tokens(ends[0]) if ends else None
+        return self._template.layout(shape, open_turn, end_of_text, turns_end=self.end_of_turn_id is not None), texts
+
+    def _tokenise(self, stretches: Sequence[Stretch]) -> tuple[list[int], list[tuple[int, int]]]:
+        bos = self.tokenizer.bos_token
+        first = stretches[0] if stretches else None
+        starts_itself = bool(bos and first and first.kind == "template" and first.text.startswith(bos))
+        return self._tokens.tokenise(stretches, wrap=self.processor is not None and not starts_itself)
 
     def encode_text(self, text: str) -> list[int]:
         """The tokens of a raw prompt, with the start token that the tokenizer adds; what `text` spells stays text."""

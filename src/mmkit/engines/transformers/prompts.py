@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mmkit.engines import Request
+from mmkit.engines.context import require_fit
 from mmkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,9 +31,4 @@ def encode_ids(ids: list[int]) -> Encoded:
 def check_context(model: Any, encoded: Encoded, num_more: int) -> None:
     """Raise DataError where the prompt and `num_more` tokens are longer than the model's context."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    num_prompt = len(encoded.input_ids)
-    if context is not None and num_prompt + num_more > context:
-        raise DataError(
-            f"a prompt of {num_prompt:,} tokens ({encoded.num_image_tokens:,} of them images) and {num_more:,} more "
-            f"exceed the model's context of {context:,}"
-        )
+    require_fit(context, len(encoded.input_ids), encoded.num_image_tokens, num_more)

@@ -12,10 +12,10 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from mmkit.engines import Choice, Request, Usage
+from mmkit.engines.choices import ChoiceTokens, common_length
 from mmkit.engines.transformers.batches import Job
 from mmkit.engines.transformers.placement import move
 from mmkit.engines.transformers.prompts import check_context, encode_ids, encode_prompt
-from mmkit.errors import DataError
 
 if TYPE_CHECKING:
     from mmkit.models.encoding import Chat, Encoded
@@ -42,25 +42,14 @@ class Scoring:
         self._model = model
         self._prefixes = prefixes
         self._choices = list(choices)
-        self._tails: list[tuple[int, list[int]]] | None = None
+        self._tokens = ChoiceTokens(chat, choices)
 
     def prepare(self, request: Request) -> ScoringJob:
         """Encode one request with each choice; DataError where a choice adds no token or the context is too short."""
         encoded = encode_prompt(self._chat, request)
         prompt = encoded.input_ids
-        if request.prompt is None:
-            wholes = [prompt[: len(prompt) - drop] + tail for drop, tail in self._chat_tails()]
-        else:
-            text = request.shared_prefix + request.prompt
-            wholes = [self._chat.encode_text(text + choice) for choice in self._choices]
+        wholes, start = self._tokens.behind(request, prompt)
         check_context(self._model, encoded, max(map(len, wholes)) - len(prompt))
-        # A tokenizer may merge the prompt's end with a choice's beginning. All choices are scored from the first
-        # place at which any of them departs from the prompt, so that they stay comparable.
-        start = common_length(prompt, *wholes)
-        if start == 0:
-            raise DataError("there is no token before the choices to condition on")
-        if empty := [c for c, whole in zip(self._choices, wholes, strict=True) if len(whole) == start]:
-            raise DataError(f"the choice {empty[0]!r} adds no token to the prompt")
         inputs = sequences_to_read(wholes)
         shared = self._prefixes.shared_tokens(request, inputs[0][:start])
         key: Hashable = (request.shared_prefix if shared else None, bool(encoded.image_inputs))
@@ -98,29 +87,6 @@ class Scoring:
     def failed(self, request: Request, why: str) -> Choice:
         """A choice that is none."""
         return Choice(request.id, error=why)
-
-    def _chat_tails(self) -> list[tuple[int, list[int]]]:
-        """What each choice adds behind a generation prompt: how many tokens of its end to drop, and those to add.
-
-        A template's generation prompt does not depend on the turns before it, so one short conversation shows it for
-        all, without encoding every request's images once more for each choice.
-        """
-        if self._tails is None:
-            ask = {"role": "user", "content": [{"type": "text", "text": "?"}]}
-            prompt = self._chat.encode([ask], [], open_turn="assistant").input_ids
-            self._tails = [self._chat_tail(ask, prompt, choice) for choice in self._choices]
-        return self._tails
-
-    def _chat_tail(self, ask: dict[str, Any], prompt: list[int], choice: str) -> tuple[int, list[int]]:
-        say = {"role": "assistant", "content": [{"type": "text", "text": choice}]}
-        encoded = self._chat.encode([ask, say], [])
-        whole = encoded.input_ids
-        start = common_length(prompt, whole)
-        # The choice goes as far as the assistant's turn, but neither its end nor what the template writes behind it.
-        last = max(place for place, learned in enumerate(encoded.in_loss) if learned)
-        ends = {*self._chat.end_of_text_ids, self._chat.end_of_turn_id}
-        end = next((place for place in range(start, last + 1) if whole[place] in ends), last + 1)
-        return len(prompt) - start, whole[start:end]
 
     def _whole(self, jobs: Sequence[ScoringJob]) -> dict[str, Any]:
         samples: list[Encoded] = []
@@ -201,14 +167,6 @@ def sequences_to_read(wholes: Sequence[list[int]]) -> list[list[int]]:
         if all(longer[: len(ids)] != ids for longer in kept):
             kept.append(ids)
     return kept
-
-
-def common_length(*sequences: Sequence[int]) -> int:
-    """How many tokens all sequences have in common at their beginning."""
-    return next(
-        (place for place, tokens in enumerate(zip(*sequences, strict=False)) if len(set(tokens)) > 1),
-        min(map(len, sequences)),
-    )
 
 
 def _cells(jobs: Sequence[ScoringJob], shared: int) -> list[list[list[tuple[int, int, int]]]]:
