@@ -7,11 +7,18 @@ from pathlib import Path
 import pytest
 
 from mmkit.cli import config
+from mmkit.cli.config import Option
 from mmkit.errors import UsageError
 
 OPTIONS = {
-    "filter": {"model": "model", "judge": "judge", "image_root": "image_root"},
-    "predict": {"model": "model", "samples": "num_samples", "image_root": "image_root"},
+    "filter": {"model": Option("model"), "judge": Option("judge"), "image_root": Option("image_root")},
+    "predict": {
+        "model": Option("model"),
+        "samples": Option("num_samples"),
+        "image_root": Option("image_root"),
+        "base_url": Option("base_url", repeatable=True),
+        "weights": Option("weights", repeatable=True),
+    },
 }
 
 
@@ -40,6 +47,24 @@ def test_a_table_sets_its_command_and_a_key_above_every_command_that_has_it(tmp_
 
 def test_dashes_and_underscores_are_the_same(tmp_path: Path) -> None:
     assert loaded(tmp_path / "mmkit.toml", 'image-root = "/img"')["filter"] == {"image_root": "/img"}
+
+
+@pytest.mark.parametrize("where", ["", "[predict]\n"])
+def test_a_repeatable_option_takes_one_value_or_a_list(tmp_path: Path, where: str) -> None:
+    path = tmp_path / "mmkit.toml"
+    assert loaded(path, f'{where}base_url = "http://a/v1"')["predict"] == {"base_url": ["http://a/v1"]}
+    assert loaded(path, f'{where}base_url = ["http://a/v1", "http://b/v1"]')["predict"] == {
+        "base_url": ["http://a/v1", "http://b/v1"]
+    }
+    assert loaded(path, f"{where}base-url = []")["predict"] == {"base_url": []}
+    assert loaded(path, f"{where}samples = 3")["predict"] == {"num_samples": 3}
+
+
+def test_each_place_of_a_list_lies_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    weights = loaded(tmp_path / "mmkit.toml", 'weights = ["./a.jsonl", "/b.jsonl"]')["predict"]["weights"]
+    assert weights == ["../a.jsonl", "/b.jsonl"]
 
 
 def test_places_lie_beside_the_file_and_hub_ids_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

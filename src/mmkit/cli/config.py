@@ -1,13 +1,15 @@
 """`mmkit.toml`: defaults for options, found from the working directory upwards.
 
 A table named after a command sets that command's options; a key above the tables sets the option of every command
-that has it. Keys are the long options' names. What the command line says wins.
+that has it. Keys are the long options' names. What the command line says wins. An option that may be repeated takes a
+list, or a single value as it stands.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,16 @@ def find(start: Path) -> Path | None:
     return next((d / FILE_NAME for d in (start, *start.parents) if (d / FILE_NAME).is_file()), None)
 
 
-def load(path: Path, options: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Any]]:
-    """Defaults by command and parameter. `options` maps each command's option names to its parameters.
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Where an option's value goes, and whether it may be given several times."""
+
+    parameter: str
+    repeatable: bool = False
+
+
+def load(path: Path, options: Mapping[str, Mapping[str, Option]]) -> dict[str, dict[str, Any]]:
+    """Defaults by command and parameter. `options` are each command's, by name.
 
     Raises UsageError, naming file and key, for what is not TOML or names no command or option.
     """
@@ -44,7 +54,8 @@ def load(path: Path, options: Mapping[str, Mapping[str, str]]) -> dict[str, dict
         if not having:
             raise UsageError(f"{path}: no command has an option {key!r}")
         for command in having:
-            defaults[command][options[command][_name(key)]] = _placed(_name(key), value, path.parent)
+            option = options[command][_name(key)]
+            defaults[command][option.parameter] = _default(_name(key), option, value, path.parent)
     for command, table in content.items():
         if not isinstance(table, dict):
             continue
@@ -53,12 +64,19 @@ def load(path: Path, options: Mapping[str, Mapping[str, str]]) -> dict[str, dict
         for key, value in table.items():
             if _name(key) not in options[command]:
                 raise UsageError(f"{path}: mmkit {command} has no option {key!r}")
-            defaults[command][options[command][_name(key)]] = _placed(_name(key), value, path.parent)
+            option = options[command][_name(key)]
+            defaults[command][option.parameter] = _default(_name(key), option, value, path.parent)
     return defaults
 
 
 def _name(key: str) -> str:
     return key.replace("-", "_")
+
+
+def _default(name: str, option: Option, value: Any, directory: Path) -> Any:
+    if not option.repeatable:
+        return _placed(name, value, directory)
+    return [_placed(name, each, directory) for each in (value if isinstance(value, list) else [value])]
 
 
 def _placed(name: str, value: Any, directory: Path) -> Any:

@@ -96,10 +96,12 @@ def _configure(
         context.default_map = dict(config.load(path, _options_by_command()))
 
 
-def _options_by_command() -> dict[str, dict[str, str]]:
+def _options_by_command() -> dict[str, dict[str, config.Option]]:
     return {
         name: {
-            option.lstrip("-").replace("-", "_"): parameter.name or ""
+            option.lstrip("-").replace("-", "_"): config.Option(
+                parameter.name or "", getattr(parameter, "multiple", False)
+            )
             for parameter in _command(name).params
             for option in (*parameter.opts, *parameter.secondary_opts)
             if option.startswith("--")

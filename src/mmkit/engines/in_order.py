@@ -20,6 +20,7 @@ class LoopThread:
         self._finish = finish
         self._loop = asyncio.new_event_loop()
         self._futures: set[Future[Any]] = set()
+        self._beside: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -29,6 +30,12 @@ class LoopThread:
         self._futures.add(future)
         future.add_done_callback(self._futures.discard)
         return future
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Start a coroutine from within the loop that nobody waits for. It is cancelled at the end."""
+        task = self._loop.create_task(coroutine)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
 
     def close(self) -> None:
         """Cancel what still runs and end the thread. Harmless when called again."""
@@ -49,7 +56,10 @@ class LoopThread:
         self._loop.close()
 
     async def _wind_up(self) -> None:
-        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in self._beside:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         await self._finish()
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
-import itertools
 import os
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mmkit.engines import Choice, Reply, Request, Usage
+from mmkit.engines import Choice, Reply, Request
 from mmkit.engines import openai_wire as wire
 from mmkit.engines.in_order import LoopThread, map_in_order
-from mmkit.engines.openai_http import Endpoint, RequestFailed, plain
+from mmkit.engines.openai_choose import Chooser, Post
+from mmkit.engines.openai_dispatch import Dispatcher
+from mmkit.engines.openai_http import RequestFailed, Server, plain
+from mmkit.engines.openai_replicas import Replica
 from mmkit.errors import UsageError, missing_extra
 
 if TYPE_CHECKING:
@@ -22,20 +23,22 @@ if TYPE_CHECKING:
     import httpx
 
 R = TypeVar("R")
-_Post = Callable[[str, dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
 
 
 class OpenAiEngine:
-    """Asks a server, with up to `max_in_flight` requests open and up to twice as many rows read ahead.
+    """Asks one or several servers, with up to `max_in_flight` requests open in all and twice as many rows read ahead.
 
     Replies come in input order, and rows behind a slow one go on meanwhile. A request is tried again up to
-    `max_retries` times on 408, 429, 5xx, deadlines (`timeout_s` a try) and broken connections, with pauses that double
-    from `backoff_s` or that the server's Retry-After gives; what still fails is a reply with `error`. The key is
-    `api_key`, else the environment's OPENAI_API_KEY. Prices are per million tokens. Whether text that looks like a
-    control token stays text is the server's affair.
+    `max_retries` times on 408, 429, 5xx, deadlines (`timeout_s` a try) and broken connections or answers, with pauses
+    that double from `backoff_s` or that the server's Retry-After gives; what still fails is a reply with `error`.
 
-    Raises UnavailableError where httpx is missing, UsageError for a base URL or a key that cannot be one; while
-    iterating, UnavailableError where the server could not be connected to from the start.
+    Several servers (`base_urls`, which serve the same model) share the work; one that fails is left out until it
+    answers again, and its requests go to the others (`openai_dispatch`). The key, for all of them, is `api_key`, else
+    the environment's OPENAI_API_KEY. Whether text that looks like a control token stays text is the server's affair.
+
+    Raises UnavailableError where httpx is missing, UsageError for a base URL or a key that cannot be one and for a URL
+    given twice; while iterating, UnavailableError where no server could be connected to from the start, or where the
+    run's first answer denies access or knows no such model.
     """
 
     window = 1
@@ -59,10 +62,10 @@ class OpenAiEngine:
             raise UsageError("max_in_flight and timeout_s must be above 0, max_retries at least 0")
         self.model = model
         key = api_key or os.environ.get("OPENAI_API_KEY")
-        self._endpoints = [Endpoint(url, key, timeout_s, max_retries, backoff_s) for url in base_urls]
-        if not self._endpoints:
-            raise UsageError("no base URL: give at least one, such as http://localhost:8000/v1")
+        self._replicas = [Replica(server, backoff_s) for server in _servers(base_urls, key, timeout_s)]
         self._max_in_flight = max_in_flight
+        self._max_retries = max_retries
+        self._backoff_s = backoff_s
         self._streams: set[LoopThread] = set()
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
@@ -78,25 +81,23 @@ class OpenAiEngine:
     def choose(self, requests: Iterable[Request], choices: Sequence[str]) -> Iterator[Choice]:
         """The log-probability of each choice, in input order, streaming. Raises ValueError for empty or equal choices.
 
-        First one request asks for the 20 most probable next tokens. Where every choice is one of them as it stands, the
-        figures are exact. Else:
+        Every figure is the sum over all tokens of the choice, as the server itself cuts it, or else there is an error:
 
-        - a prompt: one /completions request a choice, with `echo`. Exact: the sum over all tokens of the choice, as the
-          server tokenises prompt and choice together; a token that spans the two is an error. Needs a server that
-          returns log-probabilities of the prompt (vLLM, SGLang).
-        - messages: no server can echo a choice behind its chat template. A choice of several tokens gets the
-          log-probability of its first token, if that token ends a word and begins no other choice: an upper bound of
-          the sum. Good for ranking distinct words, not for comparing choices of unequal length.
+        - One request asks for the 20 most probable next tokens. A choice that is one of them has its figure.
+        - Of a prompt, each other choice takes a /completions request with `echo`, which has the server tell the
+          log-probabilities of its prompt (vLLM, SGLang). A token that spans prompt and choice is an error.
+        - Of messages, each other choice takes a request whose last turn is that choice, with vLLM's fields
+          `continue_final_message` and `prompt_logprobs`. What the chat template makes of the choices is asked once a
+          stream, with a chat of one "?", and counted in no reply's usage. With a server that knows no such fields the
+          other choices are an error, and it is taken for granted that its template puts no space before an answer.
 
-        A choice that cannot be found is an `error`, never an improbable value.
+        A choice forced by a grammar (`structured_outputs`) would not do: vLLM reports the log-probabilities behind the
+        grammar's mask, and cuts the choice as the mask allows. That a server reports figures from behind the sampler's
+        other masks, or logits, is an error where it shows: impossible tokens in the list, or a sum above 1.
         """
         if not choices or not all(choices) or len(set(choices)) != len(choices):
             raise ValueError(f"choices must be distinct and none of them empty: {list(choices)!r}")
-
-        async def work(post: _Post, request: Request) -> Choice:
-            return await self._choose_one(post, request, choices)
-
-        return self._stream(requests, work, _failed_choice)
+        return self._stream(requests, Chooser(self.model, choices).choose, _failed_choice)
 
     def close(self) -> None:
         """End streams that were left open."""
@@ -106,17 +107,24 @@ class OpenAiEngine:
     def _stream(
         self,
         requests: Iterable[Request],
-        work: Callable[[_Post, Request], Coroutine[Any, Any, R]],
+        work: Callable[[Post, Request], Coroutine[Any, Any, R]],
         failed: Callable[[Request, str], R],
     ) -> Iterator[R]:
         client = self._client()
+        thread = LoopThread("mmkit-openai", client.aclose)
+        dispatcher = Dispatcher(
+            self._replicas,
+            client,
+            thread.spawn,
+            model=self.model,
+            max_retries=self._max_retries,
+            backoff_s=self._backoff_s,
+        )
         slots = asyncio.Semaphore(self._max_in_flight)
-
-        turns = itertools.cycle(self._endpoints)
 
         async def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
             async with slots:
-                return await next(turns).post(client, path, body)
+                return await dispatcher.post(path, body)
 
         async def answer_one(request: Request) -> R:
             try:
@@ -124,7 +132,6 @@ class OpenAiEngine:
             except RequestFailed as failure:
                 return failed(request, plain(str(failure)))
 
-        thread = LoopThread("mmkit-openai", client.aclose)
         self._streams.add(thread)
         try:
             yield from map_in_order(requests, answer_one, thread, 2 * self._max_in_flight)
@@ -135,34 +142,31 @@ class OpenAiEngine:
     def _client(self) -> httpx.AsyncClient:
         import httpx
 
-        # Deadlines are the endpoint's; the pool must not add one of its own.
+        # Deadlines are the server's; the pool must not add one of its own.
         return httpx.AsyncClient(
-            headers=self._endpoints[0].headers(),
+            headers=self._replicas[0].server.headers(),
             timeout=None,
             verify=_tls(),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=self._max_in_flight),
         )
 
-    async def _generate_one(self, post: _Post, request: Request) -> Reply:
+    async def _generate_one(self, post: Post, request: Request) -> Reply:
         body = wire.body(self.model, request) | wire.decoding(request)
         return wire.reply(request, await post(wire.path(request), body))
 
-    async def _choose_one(self, post: _Post, request: Request, choices: Sequence[str]) -> Choice:
-        start = wire.body(self.model, request)
-        answer = await post(wire.path(request), start | wire.first_token_options(request))
-        tokens = wire.first_tokens(request, answer)
-        if request.prompt is None:
-            return Choice(request.id, wire.by_first_token(tokens, choices), wire.usage(answer))
-        exact = wire.whole_tokens(tokens, choices)
-        if exact is not None:
-            return Choice(request.id, exact, wire.usage(answer))
-        prompt = wire.text_before(request)
-        bodies = [start | {"prompt": prompt + choice} | wire.echo_options() for choice in choices]
-        echoes = await asyncio.gather(*(post("/completions", body) for body in bodies))
-        log_probs = {
-            choice: wire.sum_of_choice(request, echo, choice) for choice, echo in zip(choices, echoes, strict=True)
-        }
-        return Choice(request.id, log_probs, _sum([wire.usage(each) for each in (answer, *echoes)]))
+
+def _servers(base_urls: Sequence[str], api_key: str | None, timeout_s: float) -> list[Server]:
+    import httpx
+
+    if isinstance(base_urls, str) or not base_urls:
+        raise UsageError("base_urls: expected a list of one or more, such as ['http://localhost:8000/v1']")
+    servers: dict[httpx.URL, Server] = {}
+    for base_url in base_urls:
+        server = Server(base_url, api_key, timeout_s)
+        if httpx.URL(server.base_url) in servers:
+            raise UsageError(f"base URL {server.shown_url} is given twice")
+        servers[httpx.URL(server.base_url)] = server
+    return list(servers.values())
 
 
 @functools.cache
@@ -171,11 +175,6 @@ def _tls() -> ssl.SSLContext:
     import httpx
 
     return httpx.create_ssl_context()
-
-
-def _sum(usages: Iterable[Usage]) -> Usage:
-    rows = [dataclasses.astuple(usage) for usage in usages]
-    return Usage(*(sum(column) for column in zip(*rows, strict=True)))
 
 
 def _failed_reply(request: Request, words: str) -> Reply:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmkit.engines import Reply, Request, Turn, Usage
 from mmkit.engines.openai_http import RequestFailed, plain
@@ -15,6 +15,15 @@ TOP_LOG_PROBS = 20
 """How many of the most probable tokens are asked for; OpenAI's and vLLM's largest."""
 
 _LEAST_LOG_PROB = -9999.0  # vLLM's stand-in for minus infinity
+_ROUNDING = 0.01
+
+
+class PromptToken(NamedTuple):
+    """One token of a prompt. The first of a prompt has no log-probability."""
+
+    id: str
+    text: str
+    log_prob: float | None
 
 
 def text_before(request: Request) -> str:
@@ -98,7 +107,11 @@ def echo_options() -> dict[str, Any]:
 
 
 def first_tokens(request: Request, answer: Mapping[str, Any]) -> dict[str, float]:
-    """The most probable next tokens with their log-probabilities, in falling order."""
+    """The most probable next tokens with their log-probabilities, in falling order.
+
+    Two tokens of the same text (several tokenizers have them) are left out: which one is meant cannot be told. Raises
+    RequestFailed where there are none, or where the numbers are no log-probabilities of the model itself.
+    """
     log_probs = _mapping(_first_choice(answer), "logprobs")
     pairs: list[tuple[Any, Any]] = []
     if request.prompt is None:
@@ -111,13 +124,15 @@ def first_tokens(request: Request, answer: Mapping[str, Any]) -> dict[str, float
         listed = log_probs.get("top_logprobs")
         first = listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], dict) else {}
         pairs = list(first.items())
-    found: dict[str, float] = {}
+    found: dict[str, set[float]] = {}
     for token, log_prob in pairs:
-        if isinstance(token, str) and _is_log_prob(log_prob):
-            found[token] = max(float(log_prob), found.get(token, -math.inf))
+        if isinstance(token, str) and isinstance(log_prob, int | float):
+            found.setdefault(token, set()).add(float(log_prob))
     if not found:
         raise RequestFailed("the server's reply holds no log-probabilities of the next token")
-    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+    _check_log_probs([value for values in found.values() for value in values])
+    single = {token: values.pop() for token, values in found.items() if len(values) == 1}
+    return dict(sorted(single.items(), key=lambda pair: -pair[1]))
 
 
 def whole_tokens(tokens: Mapping[str, float], choices: Sequence[str]) -> dict[str, float] | None:
@@ -125,23 +140,27 @@ def whole_tokens(tokens: Mapping[str, float], choices: Sequence[str]) -> dict[st
     return {choice: tokens[choice] for choice in choices} if all(c in tokens for c in choices) else None
 
 
-def by_first_token(tokens: Mapping[str, float], choices: Sequence[str]) -> dict[str, float]:
-    """The log-probability of each choice, or of its first token where that token tells it from the others.
+def prompt_options(choice: str | None = None) -> dict[str, Any]:
+    """Ask for the log-probabilities of the chat prompt's own tokens (vLLM's fields), one token a place.
 
-    A part of a choice counts only where it ends with a word of the choice: "left" stands for "left lung", "O" never
-    for "Open". Raises RequestFailed for a choice that no listed token stands for.
+    The prompt ends where the assistant is to speak, or with `choice`, for which `with_answer` has put it into the
+    messages. Not every server can generate 0 tokens, hence 1.
     """
-    found = {}
-    for choice in choices:
-        others = [other for other in choices if other != choice]
-        starts = [token for token in tokens if _starts(token, choice, others)]
-        if not starts:
-            listed = ", ".join(repr(token) for token in list(tokens)[:5])
-            raise RequestFailed(
-                f"choice {choice!r} is not among the {len(tokens)} most probable first tokens ({listed}, …)"
-            )
-        found[choice] = tokens[max(starts, key=len)]
-    return found
+    options = {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0, "prompt_logprobs": 0}
+    return options if choice is None else options | {"add_generation_prompt": False, "continue_final_message": True}
+
+
+def with_answer(fields: Mapping[str, Any], choice: str) -> dict[str, Any]:
+    """The body of a chat request with an assistant's turn at its end, which `prompt_options` leaves open."""
+    return {**fields, "messages": [*fields["messages"], {"role": "assistant", "content": choice}]}
+
+
+def prompt_tokens(answer: Mapping[str, Any]) -> list[PromptToken]:
+    """The tokens of a chat prompt. Raises RequestFailed, as a refusal, where the server sends none."""
+    places = answer.get("prompt_logprobs")
+    if not isinstance(places, list) or not places:
+        raise RequestFailed("the server's reply holds no log-probabilities of the prompt", refused=True)
+    return [_prompt_token(place) for place in places]
 
 
 def sum_of_choice(request: Request, answer: Mapping[str, Any], choice: str) -> float:
@@ -192,11 +211,26 @@ def _content(content: Any, images: Any) -> Any:
     return parts
 
 
-def _starts(token: str, choice: str, others: Sequence[str]) -> bool:
-    if token == choice:
-        return True
-    ends_word = bool(token.strip()) and choice.startswith(token) and not choice[len(token)].isalnum()
-    return ends_word and not any(other.startswith(token) for other in others)
+def _prompt_token(place: Any) -> PromptToken:
+    if place is None:
+        return PromptToken("", "", None)
+    entries = list(place.items()) if isinstance(place, dict) else []
+    if len(entries) != 1 or not isinstance(entries[0][1], dict):
+        raise RequestFailed(f"the server's log-probabilities of the prompt are not one a token: {plain(repr(place))}")
+    token_id, entry = entries[0]
+    text, log_prob = entry.get("decoded_token"), entry.get("logprob")
+    return PromptToken(
+        token_id, text if isinstance(text, str) else "", float(log_prob) if _is_log_prob(log_prob) else None
+    )
+
+
+def _check_log_probs(values: Sequence[float]) -> None:
+    """Servers can be told to report logits, or figures from behind the sampler's masks (vLLM: --logprobs-mode)."""
+    if not all(math.isfinite(value) and value > _LEAST_LOG_PROB for value in values):
+        raise RequestFailed("the server lists impossible tokens: its log-probabilities are not the model's own")
+    total = sum(math.exp(min(value, 1.0)) for value in set(values))
+    if max(values) > _ROUNDING or total > 1.0 + _ROUNDING:
+        raise RequestFailed(f"the server's figures are no log-probabilities: they sum to {total:.3g}")
 
 
 def _first_choice(answer: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -41,7 +39,8 @@ class Received:
 class Answer:
     """What the server does with one request: a body (JSON unless bytes) after `delay_s` seconds.
 
-    `breaks_off` resets the connection: "before" anything is sent or in the "middle" of the body.
+    `breaks_off` resets the connection: "before" anything is sent or in the "middle" of the body. `chunked` does not say
+    beforehand how long the body is.
     """
 
     body: Any = b""
@@ -49,17 +48,24 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     breaks_off: str | None = None
+    chunked: bool = False
+
+
+def completed(choice: dict[str, Any], tokens: tuple[int, int] = (7, 3)) -> dict[str, Any]:
+    """The body of an answer with one choice."""
+    usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
+    return {"id": "cmpl-1", "object": "completion", "choices": [{"index": 0, **choice}], "usage": usage}
 
 
 def chat(text: str | None, *, finish_reason: str = "stop", tokens: tuple[int, int] = (7, 3)) -> Answer:
     """A chat completion; `tokens` are those of the prompt and of the completion."""
     message = {"role": "assistant", "content": text}
-    return Answer(_completion({"message": message, "finish_reason": finish_reason}, tokens))
+    return Answer(completed({"message": message, "finish_reason": finish_reason}, tokens))
 
 
 def completion(text: str, *, finish_reason: str = "stop", tokens: tuple[int, int] = (7, 3)) -> Answer:
     """A raw completion."""
-    return Answer(_completion({"text": text, "finish_reason": finish_reason}, tokens))
+    return Answer(completed({"text": text, "finish_reason": finish_reason}, tokens))
 
 
 def failure(status: int, message: str = "scripted failure", **headers: str) -> Answer:
@@ -76,17 +82,27 @@ def echo(received: Received) -> Answer:
 class OpenAiServer:
     """Answers with `answer`, after the scripted `faults` are used up, one a request in order of arrival.
 
-    A context manager. `received` lists the requests, `peak_in_flight` is the largest number open at one time.
+    A context manager. `received` lists the requests, `peak_in_flight` is the largest number open at one time. Who asks
+    for the models gets `models`, or HTTP 404 where that is None; `num_probes` counts it.
     """
 
-    def __init__(self, answer: Callable[[Received], Answer] = echo, faults: Iterable[Answer | None] = ()) -> None:
+    def __init__(
+        self,
+        answer: Callable[[Received], Answer] = echo,
+        faults: Iterable[Answer | None] = (),
+        *,
+        models: Sequence[str] | None = ("tiny",),
+        port: int = 0,
+    ) -> None:
         self.received: list[Received] = []
+        self.num_probes = 0
         self.peak_in_flight = 0
+        self._models = models
         self._answer = answer
         self._faults = iter(faults)
         self._in_flight = 0
         self._lock = threading.Lock()
-        self._server = _Server(self)
+        self._server = _Server(self, port)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     @property
@@ -120,73 +136,22 @@ class OpenAiServer:
         with self._lock:
             self._in_flight -= 1
 
-
-class PlantedModel:
-    """A language model whose every log-probability is known, to answer `choose` requests from and to check them by.
-
-    Tokens are a word with the space before it in pieces of at most `piece` characters, or one other character. The
-    log-probability of a token depends on the three characters before it and on the token.
-    """
-
-    def __init__(self, vocabulary: Sequence[str], *, piece: int = 4, begin: str = "") -> None:
-        self._vocabulary = vocabulary
-        self._piece = piece
-        self._begin = begin
-
-    def tokens(self, text: str) -> list[str]:
-        """The text cut into tokens."""
-        return re.findall(rf" ?\w{{1,{self._piece}}}|.", text, re.DOTALL)
-
-    def log_prob(self, before: str, token: str) -> float:
-        """Of one token after a text."""
-        digest = hashlib.sha256(f"{before[-3:]}\x1f{token}".encode()).digest()
-        return -0.01 - 8.0 * int.from_bytes(digest[:4], "big") / 2**32
-
-    def total(self, prompt: str, choice: str) -> float:
-        """The truth: the sum over the choice's tokens after the prompt."""
-        total = 0.0
-        for token in self.tokens(choice):
-            total += self.log_prob(prompt, token)
-            prompt += token
-        return total
-
-    def answer(self, received: Received) -> Answer:
-        """To a request for the most probable next tokens, or for an echoed prompt with its log-probabilities."""
-        text = received.text
-        if "messages" in received.body:
-            listed = [{"token": token, "logprob": value} for token, value in self._top(text).items()]
-            log_probs: dict[str, Any] = {"content": [{**listed[0], "top_logprobs": listed}]}
-            return Answer(_completion({"message": {"content": listed[0]["token"]}, "logprobs": log_probs}))
-        top = self._top(text)
-        if not received.body.get("echo"):
-            return Answer(_completion({"text": next(iter(top)), "logprobs": {"top_logprobs": [top]}}))
-        return Answer(_completion({"text": text, "logprobs": self._echoed(text)}))
-
-    def _top(self, text: str) -> dict[str, float]:
-        scored = {token: self.log_prob(text, token) for token in self._vocabulary}
-        return dict(sorted(scored.items(), key=lambda pair: -pair[1])[:20])
-
-    def _echoed(self, text: str) -> dict[str, Any]:
-        tokens = [*([self._begin] if self._begin else []), *self.tokens(text), " next"]
-        columns: dict[str, list[Any]] = {"tokens": tokens, "token_logprobs": [], "text_offset": []}
-        before, offset = "", 0
-        for token in tokens:
-            first = offset == 0
-            columns["token_logprobs"].append(None if first else self.log_prob(before, token))
-            columns["text_offset"].append(offset)
-            offset += len(token)
-            before += "" if first and self._begin else token
-        return columns
+    def list_models(self) -> Answer:
+        """Answer who asks for the models. Called by the server's own threads."""
+        self.num_probes += 1
+        if self._models is None:
+            return failure(404, "Not Found")
+        return Answer({"object": "list", "data": [{"id": name, "object": "model"} for name in self._models]})
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, owner: OpenAiServer) -> None:
+    def __init__(self, owner: OpenAiServer, port: int) -> None:
         self.owner = owner
         self._connections: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._connections.add(request)
@@ -212,6 +177,9 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: _Server
 
+    def do_GET(self) -> None:
+        self._send(self.server.owner.list_models())
+
     def do_POST(self) -> None:
         data = self.rfile.read(int(self.headers["Content-Length"]))
         received = Received(self.path, orjson.loads(data), dict(self.headers), time.monotonic())
@@ -228,9 +196,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(answer.status)
             for name, value in {"Content-Type": "application/json", **answer.headers}.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body[: len(body) // 2] if answer.breaks_off else body)
+            if answer.chunked:
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                for part in (*_parts(body), memoryview(b"")):
+                    self.wfile.writelines((b"%x\r\n" % len(part), part, b"\r\n"))
+            else:
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body[: len(body) // 2] if answer.breaks_off else body)
         if answer.breaks_off:
             # With no time to linger, closing resets the connection.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -241,6 +215,6 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: stderr belongs to the test."""
 
 
-def _completion(choice: dict[str, Any], tokens: tuple[int, int] = (7, 3)) -> dict[str, Any]:
-    usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
-    return {"id": "cmpl-1", "object": "completion", "choices": [{"index": 0, **choice}], "usage": usage}
+def _parts(body: bytes) -> Iterator[memoryview]:
+    for first in range(0, len(body), 1 << 16):
+        yield memoryview(body)[first : first + (1 << 16)]
