@@ -129,6 +129,7 @@ class Model(OptionGroup):
     ] = None
 
     _meter: Any = field(default=None, init=False, repr=False)
+    _from_batch_digest: str | None = field(default=None, init=False, repr=False)
 
     def answer(
         self,
@@ -138,29 +139,32 @@ class Model(OptionGroup):
         identity: Mapping[str, Any] | None = None,
         notes: Callable[[], list[str]] = list,
     ) -> None:
-        """Put an inquiry about every row to the engine and write what comes of it.
+        """Put an inquiry about every row to the engine, or into a batch file, and write what comes of it.
 
         `inquiry_of` makes it for a model of that name; the rest is as in `Streams.run`.
         """
+        from mmkit.cli import batch_options
         from mmkit.engines.exchange import ask
 
+        batch_options.require_sense(self, streams)
+        if self.to_batch is not None:
+            model = self._named_model()
+            batch_options.write_requests(self.to_batch, streams, inquiry_of(model), model, identity)
+            return
         with self.opened() as engine:
             streams.run(
                 ask(engine, inquiry_of(engine.model)),
                 window=engine.window,
-                identity=identity,
+                identity={**(identity or {}), "from_batch_digest": self._from_batch_digest},
                 notes=lambda: [*notes(), *self.notes()],
             )
 
     @contextmanager
     def opened(self) -> Iterator[Engine]:
         """The engine that the options describe, closed at the end. Its model loads when the first request comes."""
-        from mmkit.engines import catalog
         from mmkit.engines.meter import Metered
 
-        self._meter = Metered(
-            catalog.open_engine(self.engine, self._engine_options()), self.price_in or 0.0, self.price_out or 0.0
-        )
+        self._meter = Metered(self._answerer(), self.price_in or 0.0, self.price_out or 0.0)
         engine: Engine = self._meter
         if self.cache is not None:
             from mmkit.engines.cache import CachedEngine
@@ -174,6 +178,17 @@ class Model(OptionGroup):
     def notes(self) -> list[str]:
         """What the engine did, for the summary."""
         return [self._meter.line()] if self._meter is not None else []
+
+    def _answerer(self) -> Engine:
+        if self.from_batch:
+            from mmkit.engines.batch_answers import BatchAnswers
+
+            answers = BatchAnswers(self.from_batch, self._named_model())
+            self._from_batch_digest = answers.digest
+            return answers
+        from mmkit.engines import catalog
+
+        return catalog.open_engine(self.engine, self._engine_options())
 
     def _engine_options(self) -> Mapping[str, Any]:
         if self.engine == "replay":

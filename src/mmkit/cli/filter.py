@@ -39,6 +39,8 @@ def command(
     from mmkit.synthesis import consistency
 
     if judge == "contains":
+        if model.to_batch is not None or model.from_batch:
+            raise UsageError("--judge contains asks no model, so there is nothing for a batch to answer")
         streams.run(consistency.judge_by_words(within=_listed(within)))
         return
     verdicts = _listed(keep)
@@ -50,7 +52,7 @@ def command(
         streams,
         lambda _: consistency.judge_by_model(examples, keep=verdicts, threshold=threshold, tally=tally),
         identity={"few_shot_text": examples.prefix()},
-        notes=lambda: [", ".join(f"{count:,} {verdict}" for verdict, count in tally.most_common())],
+        notes=lambda: [", ".join(f"{count:,} {verdict}" for verdict, count in tally.most_common())] if tally else [],
     )
 
 

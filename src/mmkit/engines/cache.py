@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,6 +13,7 @@ from typing import Any, Generic, TypeVar
 import orjson
 
 from mmkit.engines import Choice, Engine, Reply, Request, Turn, Usage
+from mmkit.engines.fingerprint import fingerprint
 from mmkit.engines.reply_store import ReplyStore
 
 A = TypeVar("A", Reply, Choice)
@@ -26,10 +25,8 @@ LOOK_AHEAD = 1024
 class CachedEngine:
     """Any engine with its replies kept in a directory that several processes may share.
 
-    The key is a hash of the model, the kind of request, messages or prompt, the images' bytes, `open_turn`, the
-    choices, and for `generate` the sampling, with the request id where the temperature is above 0 (draws depend on it).
-    A model given as a local directory is told from an earlier one of that name by its files' sizes and times. Errors
-    are not kept. Equal requests that are under way together are each asked.
+    The key is the request's `fingerprint`. A model given as a local directory is told from an earlier one of that name
+    by its files' sizes and times. Errors are not kept. Equal requests that are under way together are each asked.
 
     Where an engine's `window` is above 1, answers that are found take no part in its batches, so a rerun that finds
     some of them batches the rest differently: texts may then differ where the engine's results depend on the batch
@@ -76,21 +73,7 @@ class CachedEngine:
         return [self.model, _files_of(self.model)]
 
     def _key(self, request: Request, choices: list[str] | None) -> bytes:
-        sampling = request.sampling
-        fields = [
-            self._model_identity,
-            "generate" if choices is None else "choose",
-            list(request.messages),
-            [image.sha256() for image in request.images],
-            request.prompt,
-            request.shared_prefix,
-            request.open_turn,
-            choices,
-            astuple(sampling) if choices is None else None,
-            request.id if choices is None and sampling.temperature > 0 else None,
-        ]
-        # The standard library's JSON: it takes any string and any integer that a record can hold.
-        return hashlib.sha256(json.dumps(fields, sort_keys=True, default=_plain_mapping).encode()).digest()
+        return fingerprint(self._model_identity, request, choices)
 
 
 @dataclass
@@ -198,9 +181,3 @@ def _files_of(model: str) -> list[tuple[str, int, int]]:
         return []
     files = [(path.name, path.stat()) for path in directory.iterdir() if path.is_file()]
     return sorted((name, status.st_size, status.st_mtime_ns) for name, status in files)
-
-
-def _plain_mapping(value: Any) -> dict[Any, Any]:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"a message holds a {type(value).__name__}, which has no JSON form")

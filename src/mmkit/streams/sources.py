@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -108,6 +109,30 @@ def _open(name: str) -> io.BufferedReader:
     except OSError as error:
         raise MissingInputError(f"{name}: {error.strerror}") from None
     return io.BufferedReader(file, _BUFFER)
+
+
+def open_to_seek(name: str) -> IO[bytes]:
+    """A file to look things up in: the one named, or a temporary one with what a compressed file or a pipe holds.
+
+    "-" is stdin. Raises MissingInputError, and DataError where the compression is broken.
+    """
+    file = _open(name)
+    plain = _decompressed(file, file.peek(8)[:8], name)
+    if plain is file and file.seekable():
+        return file
+    with file:
+        return _copied(plain, name)
+
+
+def _copied(file: IO[bytes], shown: str) -> IO[bytes]:
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    try:
+        copy.writelines(_lines(file, shown))
+        copy.seek(0)
+    except BaseException:
+        copy.close()
+        raise
+    return copy
 
 
 def _decompressed(file: io.BufferedReader, head: bytes, shown: str) -> io.BufferedReader:

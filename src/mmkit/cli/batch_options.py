@@ -1,0 +1,92 @@
+"""What --to-batch and --from-batch do to a command: its requests into a file, its answers out of others."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmkit.cli.engine_options import Model
+    from mmkit.cli.options import Streams
+    from mmkit.engines.batch_requests import BatchRequests
+    from mmkit.engines.exchange import Inquiry
+
+_STREAM = "-"
+
+
+def require_sense(model: Model, streams: Streams) -> None:
+    """Raise UsageError where options contradict --to-batch or --from-batch, or have nothing to act on beside them."""
+    if model.to_batch is not None and model.from_batch:
+        raise UsageError("--to-batch writes requests, --from-batch reads what was answered: one run after the other")
+    if model.to_batch is not None:
+        _require_use(model, {"model", "to_batch"}, "--to-batch asks nobody")
+        _require_lines(model.to_batch, streams)
+    elif model.from_batch:
+        _require_use(
+            model, {"model", "from_batch", "price_in", "price_out"}, "with --from-batch the answers are there already"
+        )
+        _require_kept(model.from_batch, streams)
+
+
+def write_requests(
+    file: str, streams: Streams, inquiry: Inquiry[Any], model: str, identity: Mapping[str, Any] | None
+) -> None:
+    """Run the command with the lines of a batch file as its output."""
+    from mmkit.engines.batch_requests import BatchRequests
+
+    requests = BatchRequests(inquiry, model)
+    streams.output = file
+    streams.run(requests, identity=identity, notes=lambda: _next_step(file, model, requests), resumable=False)
+
+
+def _next_step(file: str, model: str, requests: BatchRequests) -> list[str]:
+    """What answers the file, for the summary."""
+    if file == _STREAM or not requests.num_lines:
+        return []
+    answers = str(Path(file).with_suffix(".answers.jsonl"))
+    words = ["vllm", "run-batch", "-i", file, "-o", answers, "--model", model]
+    trust = ["--trust-request-chat-template"] if requests.has_raw_prompts else []
+    return [f"next: {shlex.join([*words, *trust])}, then --from-batch {shlex.quote(answers)}"]
+
+
+def _require_use(model: Model, used: Collection[str], why: str) -> None:
+    if model.adapter is not None:
+        raise UsageError(
+            "--adapter: a batch knows models by name; give the adapter one "
+            "(vllm run-batch --enable-lora --lora-modules NAME=DIR) and say --model NAME"
+        )
+    context = model.context
+    idle = {each.name for each in fields(model) if each.init} - set(used)
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        # What mmkit.toml says about engines may stay there; what the command line says is meant for this run.
+        if parameter.name in idle and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"{parameter.opts[0]} has nothing to act on: {why}")
+
+
+def _require_lines(file: str, streams: Streams) -> None:
+    from mmkit.streams.sources import format_of
+
+    if streams.output is not None:
+        raise UsageError("give --to-batch FILE or -o FILE: the requests are all that this run writes")
+    if streams.to_format not in (None, "jsonl") or format_of(file) not in (None, "jsonl"):
+        raise UsageError(f"--to-batch {file}: a batch file is JSON lines; name it .jsonl")
+
+
+def _require_kept(files: Iterable[str], streams: Streams) -> None:
+    if _STREAM in files and _STREAM in (streams.inputs or [_STREAM]):
+        raise UsageError("--from-batch - and the rows cannot both come from stdin: name a file for one of them")
+    for option, output in _outputs(streams):
+        for file in files:
+            if file != _STREAM and Path(file).exists() and Path(output).exists() and Path(file).samefile(output):
+                raise UsageError(f"{option} {output} would overwrite the answers of --from-batch")
+
+
+def _outputs(streams: Streams) -> Iterator[tuple[str, str]]:
+    pairs = (("-o", streams.output), ("--rejects", streams.rejects), ("--dropped", streams.dropped))
+    return ((option, file) for option, file in pairs if file not in (None, _STREAM))
