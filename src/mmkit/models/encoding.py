@@ -83,6 +83,12 @@ class Chat:
         ids = dict.fromkeys((*self._ends(), self.tokenizer.pad_token_id, self.tokenizer.eos_token_id))
         return [i for i in ids if i is not None and i != self.end_of_turn_id]
 
+    def stop_ids(self, open_turn: str) -> list[int]:
+        """The tokens at which writing ends: for a model that writes whole conversations ("user"), those that end a
+        text; for one that answers ("assistant"), the end of its turn too."""
+        turn_end = self.end_of_turn_id if open_turn == "assistant" else None
+        return self.end_of_text_ids if turn_end is None else [*self.end_of_text_ids, turn_end]
+
     def encode(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
-from mmkit.engines import Reply, Request, Sampling, Turn, Usage
+from mmkit.engines import Reply, Request, Sampling
+from mmkit.engines.replies import to_reply
 from mmkit.engines.transformers.batches import Job
 from mmkit.engines.transformers.placement import move
 from mmkit.engines.transformers.prompts import check_context, encode_prompt
 from mmkit.seeds import derive
 
 if TYPE_CHECKING:
-    from mmkit.models.encoding import Chat, Encoded
+    from mmkit.models.encoding import Chat
 
 
 class Generation:
@@ -39,7 +40,7 @@ class Generation:
         encoded = [job.encoded or encode_prompt(self._chat, job.request) for job in jobs]
         batch = move(self._chat.collate(encoded, padding_side="left"), self._model)
         requests = [job.request for job in jobs]
-        stops = self._stops(requests[0].open_turn)
+        stops = self._chat.stop_ids(requests[0].open_turn)
         with torch.inference_mode():
             tokens = self._model.generate(
                 **batch,
@@ -47,18 +48,14 @@ class Generation:
                 logits_processor=self._sampler(requests),
             )
         news = tokens[:, batch["input_ids"].shape[1] :].tolist()
-        return [self._reply(*row, stops) for row in zip(requests, encoded, news, strict=True)]
+        return [
+            to_reply(self._chat, request, new, len(prompt.input_ids), prompt.num_image_tokens)
+            for request, prompt, new in zip(requests, encoded, news, strict=True)
+        ]
 
     def failed(self, request: Request, why: str) -> Reply:
         """A reply that is none."""
         return Reply(request.id, error=why)
-
-    def _stops(self, open_turn: str) -> list[int]:
-        """A model that writes whole conversations ends with the text; one that answers, with its turn."""
-        stops = list(self._chat.end_of_text_ids)
-        if open_turn == "assistant" and self._chat.end_of_turn_id is not None:
-            stops.append(self._chat.end_of_turn_id)
-        return stops
 
     def _config(self, sampling: Sampling, stops: list[int]) -> GenerationConfig:
         return GenerationConfig(
@@ -73,22 +70,6 @@ class Generation:
         if sampling.temperature == 0:
             return LogitsProcessorList()
         return LogitsProcessorList([GumbelMax(sampling, [r.id for r in requests], self._model.device)])
-
-    def _reply(self, request: Request, encoded: Encoded, new: list[int], stops: list[int]) -> Reply:
-        end = next((place for place, token in enumerate(new) if token in stops), None)
-        ids = new[:end]
-        usage = Usage(
-            prompt_tokens=len(encoded.input_ids),
-            image_tokens=encoded.num_image_tokens,
-            completion_tokens=len(ids) + (end is not None),
-        )
-        if request.open_turn == "user":
-            # With the token that ended the text: it closes a turn that has no end of its own.
-            written, _ = self._chat.split_turns(new if end is None else new[: end + 1])
-            turns = tuple(Turn(turn.role, turn.text) for turn in written)
-            text = self._chat.tokenizer.decode(ids, skip_special_tokens=False)
-            return Reply(request.id, text, turns, end is None, usage)
-        return Reply(request.id, self._chat.decode(ids), (), end is None, usage)
 
 
 class GumbelMax(LogitsProcessor):  # type: ignore[misc]

@@ -1,0 +1,79 @@
+"""From options to vLLM's engine arguments."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mmkit.errors import DataError, MissingInputError, UsageError
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The largest ranks that vLLM can be set up for; an adapter of any smaller rank fits."""
+
+
+def parse(settings: Sequence[str], known: Collection[str]) -> dict[str, Any]:
+    """`NAME=VALUE` settings as keyword arguments. A value is JSON where it can be read as such, else text.
+
+    Raises UsageError for a name that is not in `known`, one that is given twice, and one that has an option of its own.
+    """
+    found: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        name = name.strip().removeprefix("--").replace("-", "_")
+        if not equals or not name:
+            raise UsageError(f"--vllm {setting}: expected NAME=VALUE, such as max_model_len=8192")
+        if name in _OWN_OPTIONS:
+            raise UsageError(f"--vllm {setting}: use {_OWN_OPTIONS[name]}")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UsageError(f"--vllm {setting}: this vLLM has no engine argument {name!r}{hint}")
+        if name in found:
+            raise UsageError(f"--vllm {name} is given twice")
+        found[name] = _value(text.strip())
+    return found
+
+
+def lora(adapter: str) -> dict[str, Any]:
+    """What the engine has to be set up with for a LoRA directory.
+
+    Raises MissingInputError where there is none, DataError where it is no adapter that vLLM can take.
+    """
+    path = Path(adapter) / "adapter_config.json"
+    if not Path(adapter).is_dir():
+        raise MissingInputError(f"adapter {adapter!r}: no such directory")
+    try:
+        settings = json.loads(path.read_text())
+        ranks = [settings["r"], *(settings.get("rank_pattern") or {}).values()]
+        rank = max(int(rank) for rank in ranks)
+    except FileNotFoundError:
+        raise DataError(f"{adapter} is not an adapter directory: it has no adapter_config.json") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not a LoRA configuration: {error!r}") from None
+    if rank > LORA_RANKS[-1]:
+        raise DataError(f"{adapter}: rank {rank} is more than vLLM's largest, {LORA_RANKS[-1]}")
+    return {"enable_lora": True, "max_lora_rank": next(size for size in LORA_RANKS if size >= rank)}
+
+
+def _value(text: str) -> Any:
+    words: Mapping[str, Any] = {"True": True, "False": False, "None": None}
+    if text in words:
+        return words[text]
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+_OWN_OPTIONS = {
+    "model": "--model",
+    "dtype": "--dtype",
+    "gpu_memory_utilization": "--gpu-memory",
+    "tensor_parallel_size": "--tensor-parallel",
+    "enable_lora": "--adapter",
+}
