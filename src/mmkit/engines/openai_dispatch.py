@@ -48,7 +48,7 @@ class Dispatcher:
         A request goes to the replica with the fewest open ones. Where it fails for a reason that may pass (408, 429,
         5xx, a deadline, a broken connection, an answer that is cut short or another request's), a replica that has not
         failed it yet gets it at once; with none left there is a pause, which doubles or is what the server asks for.
-        There are up to `max_retries` further tries. A refused connection is no try while another replica is left.
+        There are up to `max_retries` further tries. A refused connection or a 429 is none while a replica is left.
 
         Raises RequestFailed where there is no usable answer. Raises UnavailableError where no replica can be connected
         to nor ever could, and where no request has been answered yet and this one is denied (401, 403, 404).
@@ -71,8 +71,8 @@ class Dispatcher:
             failed_on.add(replica)
             self._note_failure(replica, outcome)
             elsewhere = bool(self._usable(failed_on))
-            if not (outcome.unreached and elsewhere):
-                tries += 1
+            if not (elsewhere and (outcome.unreached or outcome.busy)):
+                tries += 1  # the request has been worked on, or there is nobody left who might
             again = outcome.retry or (elsewhere and _is_the_servers(outcome))
             if not again or tries > self._max_retries:
                 raise self._given_up(outcome, tries)

@@ -53,6 +53,11 @@ class Failure:
     status: int | None = None
     unreached: bool = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether the server asks for fewer requests."""
+        return self.status == 429 or self.pause_s is not None
+
 
 @dataclass(slots=True)
 class Server:

@@ -45,9 +45,8 @@ class Replica:
 
     def failed(self, failure: Failure) -> None:
         """Note a failure that may be the server's fault. It may be paused or out afterwards."""
-        busy = failure.status == 429 or failure.pause_s is not None
         pause_s = self._backoff_s if failure.pause_s is None else failure.pause_s
-        if busy and pause_s <= LONGEST_PAUSE_S:
+        if failure.busy and pause_s <= LONGEST_PAUSE_S:
             self.paused_until = max(self.paused_until, time.monotonic() + pause_s)
         elif not self.out:
             self._strikes += 1
