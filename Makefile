@@ -10,8 +10,11 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+VLLM := .venv-vllm
+VLLM_ENVIRONMENT := tests/with_vllm/environment
+VLLM_PIP := $(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: help demo test check fix docs bench smoke science clean
+.PHONY: help demo test test-vllm check fix docs bench smoke science lock-vllm clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +24,9 @@ demo: .venv/run ## the AdaMLLM recipe in miniature, start to finish (about 4 min
 
 test: .venv/dev ## the test suite
 	$(BIN)/pytest
+
+test-vllm: .venv-vllm/ready ## the tests against the real vLLM, in an environment of their own
+	$(VLLM)/bin/pytest tests/with_vllm
 
 check: .venv/dev ## lint, types, layers, generated docs
 	$(BIN)/ruff check .
@@ -45,8 +51,12 @@ smoke: .venv/run ## every recipe with a few steps, to see that it runs
 science: .venv/dev ## planted truth over several seeds; an hour
 	$(BIN)/pytest -m science
 
+lock-vllm: ## pin anew what the tests against vLLM install
+	$(PYTHON) $(VLLM_ENVIRONMENT)/lock.py > $(VLLM_ENVIRONMENT)/requirements.new
+	mv $(VLLM_ENVIRONMENT)/requirements.new $(VLLM_ENVIRONMENT)/requirements.txt
+
 clean: ## remove what was built
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	rm -rf examples/*/work
 
 # Two stamps: the demo needs no test tools.
@@ -59,3 +69,13 @@ clean: ## remove what was built
 	$(PYTHON) -m venv .venv
 	$(PIP) --editable '.[dev]'
 	touch $@ .venv/run
+
+# vLLM without CUDA, each file by its hash; torch by its version, as its build for CPUs differs from place to place.
+# One that cannot be imported fails here: nothing is skipped.
+.venv-vllm/ready: pyproject.toml $(wildcard $(VLLM_ENVIRONMENT)/*.txt $(VLLM_ENVIRONMENT)/*/*)
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM_PIP) --require-hashes --only-binary :all: --requirement $(VLLM_ENVIRONMENT)/requirements.txt
+	$(VLLM_PIP) torch==2.13.0+cpu
+	$(VLLM_PIP) --no-build-isolation ./$(VLLM_ENVIRONMENT)/vllm_name --editable .
+	$(VLLM)/bin/python $(VLLM_ENVIRONMENT)/check.py
+	touch $@
