@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -232,3 +234,24 @@ def test_no_output_may_overwrite_an_input_or_another_output(tmp_path: Path, monk
     assert load("in.jsonl") == [{"id": "a", "n": 1}], "an output may take its own input's place"
     run_stage(validate(), "in.jsonl", "new/deep/out.jsonl")
     assert dump(load("new/deep/out.jsonl")) == Path("in.jsonl").read_bytes()
+
+
+def test_what_a_library_prints_never_stands_among_the_records(tmp_path: Path) -> None:
+    program = """
+import os, subprocess, sys
+from mmkit.streams import Kept, StreamOptions, run
+
+def stage(rows):
+    for row in rows:
+        print("a library prints")
+        os.write(1, b"and so does its C code\\n")
+        subprocess.run(["echo", "and its processes"], check=True)
+        yield Kept(row)
+
+run(stage, StreamOptions(inputs=sys.argv[1:], output=None), command="test")
+print("stdout is itself again")
+"""
+    source = put(tmp_path / "in.jsonl", [{"id": "a"}, {"id": "b"}])
+    done = subprocess.run([sys.executable, "-c", program, source], capture_output=True, check=True)
+    assert done.stdout == b'{"id":"a"}\n{"id":"b"}\nstdout is itself again\n'
+    assert [done.stderr.count(words) for words in (b"library prints", b"C code", b"its processes")] == [2, 2, 2]

@@ -135,6 +135,7 @@ class _Run:
         try:
             with ExitStack() as stack:
                 self._open_outputs(stack)
+                stack.enter_context(sinks.stdout_on_stderr())
                 try:
                     if isinstance(stage, Each):
                         self._row_by_row(stage)

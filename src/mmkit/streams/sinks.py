@@ -125,6 +125,26 @@ def to_stdout(fmt: Format | None) -> Sink:
     return TableSink(file, cast(Format, fmt), stream=True)
 
 
+@contextlib.contextmanager
+def stdout_on_stderr() -> Iterator[None]:
+    """While this lasts, what is written to descriptor 1 comes out on stderr; sinks that are open already go on as before.
+
+    Model libraries print, and so do the processes that they start, which inherit the descriptor. One such line among
+    the records would spoil the output.
+    """
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
 def to_device(path: Path) -> LineSink:
     """The sink for `-o` with something that is no regular file: a named pipe, /dev/null."""
     return LineSink(io.BufferedWriter(io.FileIO(path, "wb"), _BUFFER), live=True)
