@@ -127,7 +127,7 @@ def to_stdout(fmt: Format | None) -> Sink:
 
 @contextlib.contextmanager
 def stdout_on_stderr() -> Iterator[None]:
-    """While this lasts, what is written to descriptor 1 comes out on stderr; sinks that are open already go on as before.
+    """While this lasts, what is written to descriptor 1 comes out on stderr. Open sinks are not concerned.
 
     Model libraries print, and so do the processes that they start, which inherit the descriptor. One such line among
     the records would spoil the output.
