@@ -104,6 +104,14 @@ def test_a_replica_that_fails_every_request_is_left_out_though_it_fails_fast(fau
         assert len(bad.received) <= 10
 
 
+def test_a_row_that_one_replica_fails_goes_to_another_though_that_has_more_to_do() -> None:
+    def answer(received: Received) -> Answer:
+        return failure(500) if received.text == "row 9" else echo(received)
+
+    with OpenAiServer(answer) as idle, OpenAiServer(slowly(0.1)) as busy:
+        assert right(list(engine(idle, busy, max_in_flight=4, max_retries=1).generate(rows(30))), 30)
+
+
 def test_a_replica_that_hangs_is_left_out() -> None:
     with OpenAiServer(slowly(1.5)) as hanging, OpenAiServer() as good:
         asked = engine(hanging, good, max_in_flight=4, timeout_s=0.3, max_retries=2, backoff_s=0.5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,14 +11,13 @@ from mmkit.engines import Choice, Reply, Request
 from mmkit.engines import openai_wire as wire
 from mmkit.engines.in_order import LoopThread, map_in_order
 from mmkit.engines.openai_choose import Chooser, Post
+from mmkit.engines.openai_clients import Clients
 from mmkit.engines.openai_dispatch import Dispatcher
 from mmkit.engines.openai_http import RequestFailed, Server, plain
 from mmkit.engines.openai_replicas import Replica
 from mmkit.errors import UsageError, missing_extra
 
 if TYPE_CHECKING:
-    import ssl
-
     import httpx
 
 R = TypeVar("R")
@@ -110,11 +108,11 @@ class OpenAiEngine:
         work: Callable[[Post, Request], Coroutine[Any, Any, R]],
         failed: Callable[[Request, str], R],
     ) -> Iterator[R]:
-        client = self._client()
-        thread = LoopThread("mmkit-openai", client.aclose)
+        clients = Clients(self._replicas[0].server.headers())
+        thread = LoopThread("mmkit-openai", clients.close)
         dispatcher = Dispatcher(
             self._replicas,
-            client,
+            clients,
             thread.spawn,
             model=self.model,
             max_retries=self._max_retries,
@@ -139,17 +137,6 @@ class OpenAiEngine:
             thread.close()
             self._streams.discard(thread)
 
-    def _client(self) -> httpx.AsyncClient:
-        import httpx
-
-        # Deadlines are the server's; the pool must not add one of its own.
-        return httpx.AsyncClient(
-            headers=self._replicas[0].server.headers(),
-            timeout=None,
-            verify=_tls(),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=self._max_in_flight),
-        )
-
     async def _generate_one(self, post: Post, request: Request) -> Reply:
         body = wire.body(self.model, request) | wire.decoding(request)
         return wire.reply(request, await post(wire.path(request), body))
@@ -167,14 +154,6 @@ def _servers(base_urls: Sequence[str], api_key: str | None, timeout_s: float) ->
             raise UsageError(f"base URL {server.shown_url} is given twice")
         servers[httpx.URL(server.base_url)] = server
     return list(servers.values())
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """Made once: reading the certificates takes longer than many a request."""
-    import httpx
-
-    return httpx.create_ssl_context()
 
 
 def _failed_reply(request: Request, words: str) -> Reply:

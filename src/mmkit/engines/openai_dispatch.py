@@ -6,17 +6,15 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
 from mmkit import console
+from mmkit.engines.openai_clients import Clients
 from mmkit.engines.openai_http import Failure, RequestFailed
 from mmkit.engines.openai_replicas import Replica, backoff
 from mmkit.errors import UnavailableError
-
-if TYPE_CHECKING:
-    import httpx
 
 
 class Dispatcher:
@@ -25,7 +23,7 @@ class Dispatcher:
     def __init__(
         self,
         replicas: Sequence[Replica],
-        client: httpx.AsyncClient,
+        clients: Clients,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         *,
         model: str,
@@ -33,7 +31,7 @@ class Dispatcher:
         backoff_s: float,
     ) -> None:
         self._replicas = replicas
-        self._client = client
+        self._clients = clients
         self._spawn = spawn
         self._model = model
         self._max_retries = max_retries
@@ -85,7 +83,8 @@ class Dispatcher:
         self._last_turn[replica] = self._turn
         self._num_open[replica] += 1
         try:
-            outcome = await replica.server.post(self._client, path, payload)
+            with self._clients.lent() as client:
+                outcome = await replica.server.post(client, path, payload)
         finally:
             self._num_open[replica] -= 1
         if not isinstance(outcome, Failure):
@@ -120,9 +119,13 @@ class Dispatcher:
 
     async def _probe(self, replica: Replica) -> None:
         # Not with a request: a server that hangs would keep its row waiting until the deadline.
-        answer = await replica.server.models(self._client)
+        answer = await self._models(replica)
         # A server that lists no models, or not to us, is alive all the same.
         replica.probed(not isinstance(answer, Failure) or (answer.status or 500) < 500)
+
+    async def _models(self, replica: Replica) -> list[str] | Failure:
+        with self._clients.lent() as client:
+            return await replica.server.models(client)
 
     def _note_answer(self, replica: Replica) -> None:
         if replica.out or replica.on_trial:
@@ -144,7 +147,7 @@ class Dispatcher:
         if failure.status not in (401, 403, 404) or any(each.proven for each in self._replicas):
             return
         url = replica.server.shown_url
-        listed = await replica.server.models(self._client)
+        listed = await self._models(replica)
         if failure.status == 404 and not isinstance(listed, Failure) and self._model not in listed:
             names = ", ".join(repr(name) for name in listed[:10]) or "none"
             raise UnavailableError(f"{url} has no model {self._model!r} ({failure.words}); it has: {names}")

@@ -179,18 +179,11 @@ async def _content(response: httpx.Response) -> bytes | Failure:
     if encoding != "identity":
         return Failure(f"the server sends {encoding} although it was asked not to compress", retry=False)
     chunks, size = [], 0
-    declared = response.headers.get("Content-Length", "")
-    if declared.isdigit():
-        size = int(declared)
-    if size <= MAX_ANSWER_BYTES:
-        size = 0
-        async for chunk in response.aiter_raw():
-            size += len(chunk)
-            if size > MAX_ANSWER_BYTES:
-                break
-            chunks.append(chunk)
-    if size > MAX_ANSWER_BYTES:
-        return Failure(f"the server's reply is longer than {MAX_ANSWER_BYTES >> 20} MiB", retry=False)
+    async for chunk in response.aiter_raw():
+        size += len(chunk)
+        if size > MAX_ANSWER_BYTES:
+            return Failure(f"the server's reply is longer than {MAX_ANSWER_BYTES >> 20} MiB", retry=False)
+        chunks.append(chunk)
     return b"".join(chunks)
 
 
