@@ -84,25 +84,46 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def adapter(folder: Path) -> str:
+    """A LoRA adapter with which the synthesizer answers what it is asked."""
+    rows = []
+    for row in lines(folder / "pages.jsonl"):
+        asked = [{"type": "image"}, {"type": "text", "text": row["question"]}]
+        told = [{"type": "text", "text": row["answer"]}]
+        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]
+        rows.append({"id": row["id"], "images": [{"path": row["image"]}], "messages": messages})
+    (folder / "answering.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tuning = ("--train", "lora", "--max-steps", "60", "--lr", "1e-2", "--batch-size", "3", "--threads", "1")
+    mmkit(folder, "finetune", "answering.jsonl", "--model", "syn", "-o", "lora", *tuning)
+    return "lora"
+
+
 ASKING = {
     "synthesize": ("synthesize", "rows.jsonl", "--model", "syn", "--max-new-tokens", "60"),
     "predict": ("predict", "rows.jsonl", "--model", "syn", "--max-new-tokens", "8"),
 }
+TUNED = ("predict", "pages.jsonl", "--model", "tuned", "--max-new-tokens", "8")
 JUDGING = ("filter", "rows.jsonl", "--model", "syn", "--limit", "1")
 
 
 @pytest.fixture(scope="module")
-def answers(folder: Path) -> str:
-    """What vLLM answers to the requests of both commands and to one of the filter's, in one file."""
+def answers(folder: Path, adapter: str) -> str:
+    """What vLLM answers to the requests of all commands, in one file."""
     requests = []
-    for command, asking in [*ASKING.items(), ("refused", JUDGING)]:
+    for command, asking in [*ASKING.items(), ("tuned", TUNED), ("refused", JUDGING)]:
         mmkit(folder, *asking, "--to-batch", f"{command}.jsonl")
         requests += (folder / f"{command}.jsonl").read_bytes().splitlines()
-    return run_batch(folder, requests, "syn")
+    # As the message about --adapter says. Two places, since vLLM's CPU kernels put requests without an adapter through
+    # the last place's where others in their batch have one; it must be empty.
+    lora = ("--enable-lora", "--max-loras", "2", "--lora-modules", f"tuned={adapter}")
+    return run_batch(folder, requests, "syn", *lora)
 
 
 def test_every_request_gets_an_answer_under_its_own_id(folder: Path, answers: str) -> None:
-    asked = [line["custom_id"] for command in (*ASKING, "refused") for line in lines(folder / f"{command}.jsonl")]
+    asked = [
+        line["custom_id"] for command in (*ASKING, "tuned", "refused") for line in lines(folder / f"{command}.jsonl")
+    ]
     assert [line["custom_id"] for line in lines(folder / answers)] == asked
 
 
@@ -137,6 +158,17 @@ def test_run_batch_says_what_transformers_says(folder: Path, answers: str, comma
     assert totals[0] == totals[1]
     if command == "predict":
         assert [u["prompt_tokens"] for u in usages[0]] == [u["prompt_tokens"] for u in usages[1]]
+
+
+def test_an_adapter_is_a_model_by_another_name(folder: Path, answers: str, adapter: str) -> None:
+    batched = [json.loads(line) for line in mmkit(folder, *TUNED, "--from-batch", answers).splitlines()]
+    assert [row["prediction"] for row in batched] == list(COLOURS)
+    assert {row["lineage"][-1]["model"] for row in batched} == {"tuned"}
+    base = [
+        json.loads(line)
+        for line in mmkit(folder, *ASKING["predict"], "--from-batch", answers, "--rejects", "r").splitlines()
+    ]
+    assert COLOURS[0] not in [row["prediction"] for row in base]
 
 
 # --- a raw prompt

@@ -74,8 +74,9 @@ def _require_lines(file: str, streams: Streams) -> None:
 
     if streams.output is not None:
         raise UsageError("give --to-batch FILE or -o FILE: the requests are all that this run writes")
-    if streams.to_format not in (None, "jsonl") or format_of(file) not in (None, "jsonl"):
-        raise UsageError(f"--to-batch {file}: a batch file is JSON lines; name it .jsonl")
+    packed = file.endswith((".gz", ".zst"))
+    if packed or streams.to_format not in (None, "jsonl") or format_of(file) not in (None, "jsonl"):
+        raise UsageError(f"--to-batch {file}: a batch file is plain JSON lines; name it .jsonl")
 
 
 def _require_kept(files: Iterable[str], streams: Streams) -> None:
