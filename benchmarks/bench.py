@@ -1,4 +1,4 @@
-"""All measurements, as ratios of one run: `python benchmarks/bench.py [startup] [rows] [engine_transformers]`.
+"""All measurements, as ratios of one run: `python benchmarks/bench.py [NAME]...`, the names below or all.
 
 A ratio is the median of five interleaved pairs. Times of one machine say little about another; ratios say more, as
 long as nothing else keeps it busy. Results of past runs are in `results/`.
@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("startup", "rows", "engine_transformers")
+NAMES = ("startup", "rows", "engine_transformers", "engine_openai")
 PACKAGES = ("mmkit", "typer", "orjson", "numpy", "torch", "transformers")
 
 

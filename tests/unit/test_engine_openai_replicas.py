@@ -137,8 +137,8 @@ def test_429_from_all_replicas_is_waited_for() -> None:
     with OpenAiServer(faults=[limit] * 3) as one, OpenAiServer(faults=[limit] * 3) as two:
         # Rows that have not been sent wait too. Three limits a server, and each costs a row half a try at most.
         assert right(list(engine(one, two, max_in_flight=3, max_retries=3).generate(rows(20))), 20)
-        for server in (one, two):
-            assert server.received[-1].at_s - server.received[0].at_s >= 0.3
+        arrivals = sorted(received.at_s for received in one.received + two.received)
+    assert sum(at_s < arrivals[0] + 0.3 for at_s in arrivals) <= 6
 
 
 def test_a_replica_out_of_quota_for_a_day_is_left_out() -> None:

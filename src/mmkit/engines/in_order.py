@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
@@ -19,16 +20,21 @@ class LoopThread:
     def __init__(self, name: str, finish: Callable[[], Awaitable[None]]) -> None:
         self._finish = finish
         self._loop = asyncio.new_event_loop()
-        self._futures: set[Future[Any]] = set()
+        self._submitted: deque[tuple[Coroutine[Any, Any, Any], Future[Any]]] = deque()
+        self._told = False
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._beside: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, coroutine: Coroutine[Any, Any, R]) -> Future[R]:
         """Start a coroutine from any other thread."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        self._futures.add(future)
-        future.add_done_callback(self._futures.discard)
+        future: Future[R] = Future()
+        self._submitted.append((coroutine, future))
+        # Waking the loop is a system call; once is enough for all that is submitted until it looks.
+        if not self._told:
+            self._told = True
+            self._loop.call_soon_threadsafe(self._start)
         return future
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -41,13 +47,34 @@ class LoopThread:
         """Cancel what still runs and end the thread. Harmless when called again."""
         if self._loop.is_closed():
             return
-        # Only what was submitted is cancelled; the tasks that it started are its own to end.
-        for future in list(self._futures):
-            future.cancel()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._stop)
         # The garbage collector may close a forgotten generator from within the loop's own thread.
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def _start(self) -> None:
+        self._told = False
+        while self._submitted:
+            coroutine, future = self._submitted.popleft()
+            task = self._loop.create_task(coroutine)
+            self._tasks.add(task)
+            task.add_done_callback(functools.partial(self._settle, future))
+
+    def _settle(self, future: Future[Any], task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            future.cancel()
+        elif error := task.exception():
+            future.set_exception(error)
+        else:
+            future.set_result(task.result())
+
+    def _stop(self) -> None:
+        self._start()
+        # Only what was submitted is cancelled; the tasks that it started are its own to end.
+        for task in self._tasks:
+            task.cancel()
+        self._loop.stop()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

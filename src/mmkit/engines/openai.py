@@ -108,7 +108,7 @@ class OpenAiEngine:
         work: Callable[[Post, Request], Coroutine[Any, Any, R]],
         failed: Callable[[Request, str], R],
     ) -> Iterator[R]:
-        clients = Clients(self._replicas[0].server.headers())
+        clients = Clients()
         thread = LoopThread("mmkit-openai", clients.close)
         dispatcher = Dispatcher(
             self._replicas,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,7 @@ class Clients:
     With one client for 64 requests at a time, that takes longer than everything else together.
     """
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self._headers = headers
+    def __init__(self) -> None:
         self._all: list[httpx.AsyncClient] = []
         self._idle: list[httpx.AsyncClient] = []
 
@@ -43,7 +42,7 @@ class Clients:
         import httpx
 
         # Deadlines are the server's; the client must not add one of its own.
-        client = httpx.AsyncClient(headers=self._headers, timeout=None, verify=_tls())
+        client = httpx.AsyncClient(timeout=None, verify=_tls())
         self._all.append(client)
         return client
 

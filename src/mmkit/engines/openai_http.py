@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
-import uuid
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from mmkit import __version__
 from mmkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -89,7 +90,12 @@ class Server:
 
     def headers(self) -> dict[str, str]:
         """What every request carries. No compression: the size of an answer is to be known before it is unpacked."""
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": f"mmkit/{__version__}",
+        }
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         return headers
@@ -101,7 +107,7 @@ class Server:
         answer's `id` (vLLM: "chatcmpl-" and the id), show an answer that belongs to another request, and it counts as a
         broken one. With servers that give nothing back (OpenAI's own, llama.cpp) such an answer cannot be told.
         """
-        own_id = f"mmkit-{uuid.uuid4().hex}"
+        own_id = f"mmkit-{random.getrandbits(128):032x}"
         return self._secret(await self._exchange(client, "POST", path, payload, own_id, self.timeout_s))
 
     async def models(self, client: httpx.AsyncClient) -> list[str] | Failure:
@@ -119,13 +125,16 @@ class Server:
     ) -> dict[str, Any] | Failure:
         import httpx
 
-        headers = {"X-Request-Id": own_id} if own_id else None
+        headers = self.headers() | ({"X-Request-Id": own_id} if own_id else {})
+        # Made here and not by the client, which would put its own URL, headers and cookies together for every request.
+        request = httpx.Request(method, self._url(path), headers=headers, content=payload)
         try:
-            async with (
-                asyncio.timeout(within_s),
-                client.stream(method, self._url(path), content=payload, headers=headers) as response,
-            ):
-                content = await _content(response)
+            async with asyncio.timeout(within_s):
+                response = await client.send(request, stream=True)
+                try:
+                    content = await _content(response)
+                finally:
+                    await response.aclose()
         except TimeoutError:
             return Failure(f"no answer within {within_s:g} s")
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
