@@ -1,0 +1,134 @@
+"""How fast `synthesize` is over in-process vLLM, as a ratio to vLLM's own `LLM.chat` over the same prompts.
+
+Runs where vLLM does: `.venv-vllm/bin/python benchmarks/engine_vllm.py [MODEL]`, by default a tiny random qwen2_vl.
+Each side reads caption records and image files, opens the images, makes the prompts, and lets vLLM write 64 new tokens
+a prompt, greedily; ours is all of the stage, from bytes to output file. Images and captions are new in every round, so
+that no side profits from what it cached before. Both engines are up all the time, each in a process of its own. Prints
+our pairs/s ÷ LLM.chat's: the median of five rounds, and the rounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+NUM_ROWS = 96
+NUM_NEW = 64
+ROUNDS = 5
+WORDS = "a red circle lies left of the small blue square that nobody saw before noon"
+ENGINE: dict[str, Any] = {"enforce_eager": True, "max_model_len": 1024, "kv_cache_memory_bytes": 512 << 20}
+"""For the tiny model on a CPU. With MODEL given, vLLM's own defaults."""
+
+
+def make_captions(directory: Path, seed: int) -> Path:
+    """Caption records with a picture of about 100 × 100 pixels each."""
+    import numpy as np
+    from PIL import Image
+
+    chance = random.Random(seed)
+    rows = []
+    for number in range(NUM_ROWS):
+        size = (84 + 28 * chance.randrange(3), 84 + 28 * chance.randrange(3))
+        pixels = np.random.default_rng((seed, number)).integers(0, 256, (size[1] // 4, size[0] // 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize(size).save(directory / f"{seed}-{number}.png")
+        caption = " ".join(chance.choices(WORDS.split(), k=chance.randrange(5, 60)))
+        rows.append({"id": f"{seed}-{number}", "images": [{"path": f"{seed}-{number}.png"}], "caption": caption})
+    path = directory / f"{seed}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def by_chat(llm: Any, template: str, captions: Path) -> float:
+    """Seconds that a script around `LLM.chat` takes."""
+    from PIL import Image
+    from vllm import SamplingParams
+
+    from mmkit.tasks.prompts import CAPTION_HINT
+
+    began = time.perf_counter()
+    conversations = []
+    for line in captions.read_text().splitlines():
+        row = json.loads(line)
+        image = Image.open(captions.parent / row["images"][0]["path"]).convert("RGB")
+        conversations.append(
+            [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_pil", "image_pil": image}, {"type": "text", "text": CAPTION_HINT}],
+                },
+                {"role": "assistant", "content": [{"type": "text", "text": row["caption"]}]},
+            ]
+        )
+    sampling = SamplingParams(temperature=0, max_tokens=NUM_NEW, ignore_eos=True, skip_special_tokens=False)
+    llm.chat(conversations, sampling, use_tqdm=False, add_generation_prompt=False, chat_template=template)
+    return time.perf_counter() - began
+
+
+def by_mmkit(engine: Any, captions: Path) -> float:
+    """Seconds that `mmkit synthesize -o` takes once its engine is up."""
+    from mmkit.engines import Sampling
+    from mmkit.engines.exchange import ask
+    from mmkit.streams import StreamOptions, run
+    from mmkit.synthesis.triplets import synthesize
+
+    inquiry = synthesize("tiny", sampling=Sampling(max_new_tokens=NUM_NEW), image_root=str(captions.parent))
+    began = time.perf_counter()
+    summary = run(
+        ask(engine, inquiry),
+        StreamOptions(inputs=[str(captions)], output=str(captions.with_suffix(".out.jsonl"))),
+        command="synthesize",
+    )
+    assert summary.read == NUM_ROWS
+    return time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def model_directory() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The model and its engine arguments."""
+    if len(sys.argv) > 1:
+        yield sys.argv[1], {}
+        return
+    from mmkit.testing.tiny_models import build
+
+    with tempfile.TemporaryDirectory() as directory:
+        build("qwen2_vl", directory, corpus=[WORDS] * 50)
+        yield directory, ENGINE
+
+
+def main() -> None:
+    """Measure and print."""
+    from vllm import LLM
+
+    from mmkit.engines.vllm import VllmEngine
+
+    with model_directory() as (model, settings), tempfile.TemporaryDirectory() as scratch:
+        template = (Path(model) / "chat_template.jinja").read_text() + "<|im_start|>user\n"
+        llm = LLM(model=model, disable_log_stats=True, **settings)
+        engine = VllmEngine(model, engine_args=[f"{name}={json.dumps(value)}" for name, value in settings.items()])
+        ratios = []
+        for number in range(ROUNDS + 1):  # the first warms both up
+            captions = make_captions(Path(scratch), number)
+            theirs, ours = by_chat(llm, template, captions), by_mmkit(engine, captions)
+            if number:
+                ratios.append(theirs / ours)
+                print(f"LLM.chat {NUM_ROWS / theirs:.1f} pairs/s, mmkit {NUM_ROWS / ours:.1f} pairs/s", flush=True)
+        engine.close()
+    rounds = " ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"synthesize over vLLM ÷ LLM.chat, pairs/s: {statistics.median(ratios):.2f} (rounds {rounds})")
+
+
+if __name__ == "__main__":
+    main()
