@@ -265,6 +265,7 @@ def test_mistakes_on_the_command_line(mmkit: Any, write: Any) -> None:
         ("torch", "train", "finetune talk.jsonl --model somewhere -o out"),
         ("transformers", "train", "finetune talk.jsonl --model somewhere -o out"),
         ("torch", "train", "tiny-model out"),
+        ("vllm", "vllm", "predict captions.jsonl --model x --engine vllm"),
         ("httpx", "openai", "predict captions.jsonl --model x --engine openai --base-url http://127.0.0.1:1/v1"),
     ],
 )
