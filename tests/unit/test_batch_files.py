@@ -344,6 +344,8 @@ def test_of_several_failures_the_last_is_told(write: Write) -> None:
             "HTTP 400: too long",
         ),
         ({"response": {"status_code": 413, "body": {"error": {"message": "too large"}}}}, "HTTP 413: too large"),
+        ({"response": {"status_code": 422, "body": {"detail": "no such field"}}}, "HTTP 422: no such field"),
+        ({"response": {"status_code": 200, "body": chat("half").body}, "error": {"message": "cancelled"}}, "cancelled"),
         ({"response": {"status_code": 200, "body": {}}, "error": None}, "neither an answer nor an error"),
         ({"response": None, "error": None}, "neither an answer nor an error"),
         ({"response": "yes"}, "neither an answer nor an error"),
@@ -410,6 +412,13 @@ def test_a_line_that_is_no_answer_is_told_with_its_place(write: Write, line: byt
         BatchAnswers([path], "m")
     assert str(told.value).startswith(f"{path}:3: ")
     assert words in str(told.value)
+
+
+def test_blank_lines_and_the_line_ends_of_windows_are_put_up_with(write: Write) -> None:
+    requests = [chat_request(name) for name in "abc"]
+    lines = run_batch(lines_of(requests)).splitlines()
+    path = write(b"\r\n\n  ".join([b"", *lines, b""]))
+    assert [reply.error for reply in replies([path], requests)] == [None] * 3
 
 
 def test_the_file_of_requests_is_not_taken_for_that_of_answers(write: Write) -> None:
