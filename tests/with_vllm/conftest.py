@@ -8,17 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from vllm_kit import IN_PROCESS, Server, vllm_serve
+from vllm_kit import CORPUS, IN_PROCESS, Server, vllm_serve
 
 if importlib.util.find_spec("vllm") is None:
     raise pytest.UsageError("vLLM is not installed here: these tests are for `make test-vllm`")
 os.environ.update(IN_PROCESS)  # before anything imports torch or vllm
-
-CORPUS = (
-    "What is in the image? a red circle. Which colour is the square? blue.",
-    "Look at the picture and answer in a few words: how many triangles are there? two or three.",
-    "You are a helpful assistant. The answer is yes. It is a word, not a number.",
-) * 20
 
 StartServer = Callable[..., Server]
 
@@ -26,6 +20,7 @@ StartServer = Callable[..., Server]
 def pytest_configure(config: pytest.Config) -> None:
     """What vLLM itself does that warns is not ours to mend; what mmkit does stays an error."""
     config.addinivalue_line("filterwarnings", r"ignore:::vllm\.")
+    config.addinivalue_line("filterwarnings", "ignore:max_rollback_tokens is deprecated:DeprecationWarning:xgrammar")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -39,6 +39,11 @@ ENGINE: dict[str, Any] = {
     "limit_mm_per_prompt": {"image": 2},
     "seed": 0,
 }
+CORPUS = (
+    "What is in the image? a red circle. Which colour is the square? blue.",
+    "Look at the picture and answer in a few words: how many triangles are there? two or three.",
+    "You are a helpful assistant. The answer is yes. It is a word, not a number.",
+) * 20
 SERVED_AS = "tiny"
 _START_WITHIN_S = 180.0
 
@@ -106,3 +111,19 @@ def vllm_serve(model: Path, *more: str) -> list[str]:
         *("--limit-mm-per-prompt", '{"image": 2}', "--disable-uvicorn-access-log"),
         *more,
     ]
+
+
+def post(server: Server, path: str, **body: Any) -> tuple[int, Any]:
+    """Status and body of the answer to a bare request, for the model that the server serves."""
+    import httpx
+
+    answer = httpx.post(f"{server.base_url}{path}", json={"model": server.model, **body}, timeout=120)
+    return answer.status_code, answer.json()
+
+
+def shut_down(engine: Any) -> None:
+    """End an LLMEngine of this process, so that another one can be made."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    engine.engine_core.shutdown()
+    cleanup_dist_env_and_memory()

@@ -1,4 +1,4 @@
-"""Fails where this environment is not what the tests against the real vLLM are about. Run when it has been installed."""
+"""Fails where this environment is not what the tests against the real vLLM are about. Run once it is installed."""
 
 from __future__ import annotations
 

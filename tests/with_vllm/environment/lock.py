@@ -31,7 +31,7 @@ def main() -> None:
     ]
     report = json.loads(subprocess.check_output([*pip, "--report", "-", "--requirement", str(requirements)]))
     pins = [HEADER]
-    for item in report["install"]:
+    for item in json.loads(report)["install"]:
         name = re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower()
         if not LEFT_OUT.fullmatch(name):
             digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
