@@ -180,7 +180,7 @@ def test_nothing_to_ask_names_no_next_step(mmkit: Any, write: Any) -> None:
         (["--to-batch", "q.jsonl.gz"], "a batch file is plain JSON lines"),
         (["--to-batch", "q.json"], "a batch file is plain JSON lines"),
         (["--to-batch", "q.jsonl", "--rejects", "q.jsonl"], "name the same file"),
-        (["--to-batch", "rows.jsonl", "--rejects", "rows.jsonl"], "name the same file"),
+        (["--to-batch", "./rows.jsonl"], "the requests would take the place of the rows"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_written(

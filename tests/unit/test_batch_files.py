@@ -373,7 +373,8 @@ def test_an_answer_to_another_question_of_that_id_is_pointed_out(write: Write) -
     path = write(run_batch(lines_of([chat_request("r")])))
     (reply,) = replies([path], [chat_request("r", sampling=Sampling(seed=1))])
     assert "one to another prompt, image, model or sampling is there" in (reply.error or "")
-    (reply,) = replies([path], [chat_request("r")], model="other")
+    (reply,) = replies([path, *(write(b"", "x" * 200 + str(n)) for n in range(3))], [chat_request("r")], model="other")
+    assert "in 4 files" in (reply.error or "")
     assert "one to another prompt, image, model or sampling is there" in (reply.error or "")
 
 

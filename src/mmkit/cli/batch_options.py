@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,17 +77,18 @@ def _require_lines(file: str, streams: Streams) -> None:
     packed = file.endswith((".gz", ".zst"))
     if packed or streams.to_format not in (None, "jsonl") or format_of(file) not in (None, "jsonl"):
         raise UsageError(f"--to-batch {file}: a batch file is plain JSON lines; name it .jsonl")
+    if any(_same_file(file, name) for name in streams.inputs or ()):
+        raise UsageError(f"--to-batch {file} is an input, too: the requests would take the place of the rows")
 
 
 def _require_kept(files: Iterable[str], streams: Streams) -> None:
     if _STREAM in files and _STREAM in (streams.inputs or [_STREAM]):
         raise UsageError("--from-batch - and the rows cannot both come from stdin: name a file for one of them")
-    for option, output in _outputs(streams):
-        for file in files:
-            if file != _STREAM and Path(file).exists() and Path(output).exists() and Path(file).samefile(output):
-                raise UsageError(f"{option} {output} would overwrite the answers of --from-batch")
+    for option, output in (("-o", streams.output), ("--rejects", streams.rejects), ("--dropped", streams.dropped)):
+        if output is not None and any(_same_file(output, file) for file in files):
+            raise UsageError(f"{option} {output} would overwrite the answers of --from-batch")
 
 
-def _outputs(streams: Streams) -> Iterator[tuple[str, str]]:
-    pairs = (("-o", streams.output), ("--rejects", streams.rejects), ("--dropped", streams.dropped))
-    return ((option, file) for option, file in pairs if file not in (None, _STREAM))
+def _same_file(one: str, other: str) -> bool:
+    there = _STREAM not in (one, other) and Path(one).exists() and Path(other).exists()
+    return there and Path(one).samefile(other)

@@ -90,7 +90,7 @@ class _Index:
     """Where in the files the answer to each `custom_id` stands."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self.shown = ", ".join(paths)
+        self.shown = paths[0] if len(paths) == 1 else f"{len(paths)} files"
         self._files: list[IO[bytes]] = []
         self._places: dict[str, _Place] = {}
         self._hash = hashlib.sha256()
