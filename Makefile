@@ -77,5 +77,7 @@ clean: ## remove what was built
 	$(VLLM_PIP) --require-hashes --only-binary :all: --requirement $(VLLM_ENVIRONMENT)/requirements.txt
 	$(VLLM_PIP) torch==2.13.0+cpu
 	$(VLLM_PIP) --no-build-isolation ./$(VLLM_ENVIRONMENT)/vllm_name --editable .
+	$(VLLM)/bin/pip download --quiet --disable-pip-version-check --no-deps --require-hashes --dest $(VLLM)/wheels \
+	    --requirement $(VLLM_ENVIRONMENT)/other_release.txt
 	$(VLLM)/bin/python $(VLLM_ENVIRONMENT)/check.py
 	touch $@
