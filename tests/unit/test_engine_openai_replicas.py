@@ -113,8 +113,8 @@ def test_a_row_that_one_replica_fails_goes_to_another_though_that_has_more_to_do
 
 
 def test_a_replica_that_hangs_is_left_out() -> None:
-    with OpenAiServer(slowly(1.5)) as hanging, OpenAiServer() as good:
-        asked = engine(hanging, good, max_in_flight=4, timeout_s=0.3, max_retries=2, backoff_s=0.5)
+    with OpenAiServer(slowly(3)) as hanging, OpenAiServer() as good:
+        asked = engine(hanging, good, max_in_flight=4, timeout_s=0.6, max_retries=2, backoff_s=0.5)
         started = time.monotonic()
         assert right(list(asked.generate(rows(200))), 200)
         assert time.monotonic() - started < 10

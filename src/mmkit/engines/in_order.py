@@ -22,6 +22,7 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         self._submitted: deque[tuple[Coroutine[Any, Any, Any], Future[Any]]] = deque()
         self._told = False
+        self._closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._beside: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -56,6 +57,10 @@ class LoopThread:
         self._told = False
         while self._submitted:
             coroutine, future = self._submitted.popleft()
+            if self._closing:
+                coroutine.close()
+                future.cancel()
+                continue
             task = self._loop.create_task(coroutine)
             self._tasks.add(task)
             task.add_done_callback(functools.partial(self._settle, future))
@@ -70,6 +75,7 @@ class LoopThread:
             future.set_result(task.result())
 
     def _stop(self) -> None:
+        self._closing = True
         self._start()
         # Only what was submitted is cancelled; the tasks that it started are its own to end.
         for task in self._tasks:
