@@ -1,4 +1,4 @@
-"""mmkit's engine over the real vLLM: the same answers as transformers, one bad row is one bad row, death is survived."""
+"""mmkit over the real vLLM: the answers of transformers, one bad row is one bad row, and death is survived."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from vllm_kit import ENGINE, QUIET_AND_OFFLINE
 
-from mmkit.engines import Reply, Request, Sampling
+from mmkit.engines import Request, Sampling
 from mmkit.engines.transformers import TransformersEngine
 from mmkit.engines.vllm import VllmEngine
 from mmkit.errors import UnavailableError, UsageError
@@ -294,3 +294,30 @@ def test_a_run_that_is_killed_goes_on_and_asks_for_no_finished_row_again(model: 
     assert done.startswith(kept)  # as they were: fact 7, texts need not come out the same a second time
     replies = f"{len(ids) - resumed:,} replies"
     assert replies in err.decode()
+
+
+def test_two_stages_of_a_pipe_run_side_by_side_each_within_its_share_of_memory(model: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path, 2)
+    captions = [{"id": f"c{i}", "image": "red.png", "caption": "a red square " * (1 + i % 3)} for i in range(6)]
+    tasks = [{"id": f"t{i}", "question": "what?", "answer": "red", "rationale": "it is red"} for i in range(6)]
+    for name, rows in (("captions.jsonl", captions), ("tasks.jsonl", tasks)):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = f"--engine vllm --model {model} --dtype float32 --gpu-memory 0.12"
+    options += " --vllm max_model_len=4096 --vllm enforce_eager=true --vllm block_size=32"
+    mmkit = f"{sys.executable} -m mmkit.cli.main"
+    # The tiny model synthesizes nothing of use; the tasks behind it show that the judge was up.
+    line = (
+        f"{mmkit} synthesize --captions captions.jsonl {options} --max-new-tokens 20 --dropped dropped.jsonl"
+        f" | cat - tasks.jsonl | {mmkit} filter {options} --keep yes,no,open"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"set -euo pipefail; {line}"],
+        cwd=tmp_path,
+        env={**os.environ, **QUIET_AND_OFFLINE, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+        capture_output=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    assert [json.loads(row)["id"] for row in done.stdout.splitlines()] == [task["id"] for task in tasks]
+    assert (tmp_path / "dropped.jsonl").read_bytes().count(b"\n") == len(captions)
+    assert b"6 replies" in done.stderr

@@ -11,6 +11,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,10 @@ VERSIONS = ("0.32", "0.33")
 
 _ENVIRONMENT = {
     # A fork would copy this process's threads' locks, and CUDA does not survive one.
-    "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # A pipe's stderr is for its summaries. Whoever wants to see vLLM at work sets these.
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TRANSFORMERS_VERBOSITY": "error",
 }
 _SHOWN_CHARACTERS = 500
 
@@ -82,6 +85,10 @@ class VllmBackend:
         """
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        with warnings.catch_warnings(action="ignore"):  # what vLLM makes of its own libraries is no user's affair
+            self._start()
+
+    def _start(self) -> None:
         try:
             import vllm
         except ModuleNotFoundError as error:
@@ -93,7 +100,7 @@ class VllmBackend:
         from vllm.lora.request import LoRARequest
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        settings: dict[str, Any] = {"disable_log_stats": True, "seed": 0, "enable_prefix_caching": True}
+        settings: dict[str, Any] = {"disable_log_stats": True, "enable_prefix_caching": True, "use_tqdm_on_load": False}
         settings |= {name: value for name, value in self._settings.items() if value is not None}
         if self._adapter is not None:
             settings |= arguments.lora(self._adapter)
