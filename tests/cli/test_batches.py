@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -218,26 +219,34 @@ def test_batches_need_no_extra(rows: str, tmp_path: Path) -> None:
     assert len(run("--from-batch", answer(tmp_path, "requests.jsonl")).splitlines()) == 7
 
 
-def killed_after(arguments: list[str], folder: Path, some: bytes, more: bytes) -> None:
-    """Kill the command while it waits for input, after a checkpoint could be made."""
+def killed_after(arguments: list[str], folder: Path, some: bytes, more: bytes, *, checkpoint: bool) -> None:
+    """Kill the command while it waits for input: when it has begun, or when a checkpoint is behind it."""
     process = subprocess.Popen([*MMKIT, *arguments], cwd=folder, env=ENVIRONMENT, stdin=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(some)
     process.stdin.flush()
-    time.sleep(1.5)
+    wait_for(lambda: any(folder.glob("*.journal")))
+    time.sleep(0.7)  # checkpoints are half a second apart
     process.stdin.write(more)
     process.stdin.flush()
-    time.sleep(0.5)
+    wait_for(lambda: not checkpoint or any(b'"position"' in path.read_bytes() for path in folder.glob("*.journal")))
     process.send_signal(signal.SIGKILL)
     process.stdin.close()
     process.wait()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_killed_and_started_again_the_requests_are_the_same(mmkit: Any, rows: str, tmp_path: Path) -> None:
     lines = (tmp_path / rows).read_bytes().splitlines(keepends=True)
     lines += lines[:2]  # which ask what was asked before the kill
     asking = ["predict", "-", "--model", "m", "--to-batch", "killed.jsonl"]
-    killed_after(asking, tmp_path, b"".join(lines[:3]), b"".join(lines[3:5]))
+    killed_after(asking, tmp_path, b"".join(lines[:3]), b"".join(lines[3:5]), checkpoint=False)
     assert (tmp_path / "killed.jsonl.part").exists()
     assert not (tmp_path / "killed.jsonl").exists()
     assert mmkit(*asking, stdin=b"".join(lines)).code == 0
@@ -251,7 +260,7 @@ def test_a_run_goes_on_with_the_same_answers_only(mmkit: Any, rows: str, tmp_pat
     answers = answer(tmp_path, "requests.jsonl")
     lines = [line for line in (tmp_path / rows).read_bytes().splitlines(keepends=True) if b"bad" not in line]
     reading = ["predict", "-", "--model", "m", "--from-batch", answers, "-o", "out.jsonl"]
-    killed_after(reading, tmp_path, b"".join(lines[:3]), b"".join(lines[3:5]))
+    killed_after(reading, tmp_path, b"".join(lines[:3]), b"".join(lines[3:5]), checkpoint=True)
     original = (tmp_path / answers).read_bytes()
     (tmp_path / answers).write_bytes(original.replace(b"It is", b"It was"))
     refused = mmkit(*reading, stdin=b"".join(lines))
