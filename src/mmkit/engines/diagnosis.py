@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata, util
 from typing import Any
 
 from mmkit import __version__
+from mmkit.errors import UnavailableError
 
 _PACKAGES = {
-    "core": ("typer", "rich", "orjson", "pillow", "numpy", "pyarrow"),
-    "train": ("torch", "transformers", "peft", "accelerate", "datasets"),
+    "core": (
+        *("typer", "rich", "orjson", "pillow", "numpy", "pyarrow"),
+        *(("backports.zstd",) if sys.version_info < (3, 14) else ()),  # the standard library has it from then on
+    ),
+    "train": ("torch", "transformers", "peft", "accelerate", "datasets", "num2words"),
     "openai": ("httpx",),
     "vllm": ("vllm",),
     "eval": ("scikit-learn",),
 }
 _ENGINES = {"transformers": ("torch", "transformers"), "openai": ("httpx",), "vllm": ("vllm",), "replay": ()}
 _EXTRA_OF_ENGINE = {"transformers": "train", "openai": "openai", "vllm": "vllm"}
+_TO_ADD_VLLM = "pip install 'mmkit[vllm]'"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the diagnosis. `state` is "ok" or "missing"; `remedy` is the command that mends it."""
+    """One line of the diagnosis. `state` is "ok", "missing" or "unsupported" (a release that mmkit does not know);
+    `remedy` is the command that mends it."""
 
     what: str
     state: str
@@ -65,8 +72,25 @@ def _engines() -> Iterator[Finding]:
                 f"needs {', '.join(missing)}",
                 f"pip install 'mmkit[{_EXTRA_OF_ENGINE[name]}]'",
             )
+        elif name == "vllm":
+            yield _vllm()
         else:
             yield Finding(f"engine {name}", "ok")
+
+
+def _vllm() -> Finding:
+    """Whether the release of vLLM is one whose interfaces were checked. vLLM itself takes seconds to import."""
+    from mmkit.engines.vllm.backend import VERSIONS, require_version
+
+    try:
+        version = metadata.version("vllm")
+        require_version(version)
+    except metadata.PackageNotFoundError:
+        return Finding("engine vllm", "missing", "a folder named vllm hides that it is not installed", _TO_ADD_VLLM)
+    except UnavailableError:
+        known = " and ".join(VERSIONS)
+        return Finding("engine vllm", "unsupported", f"vLLM {version}; this mmkit knows {known}", _TO_ADD_VLLM)
+    return Finding("engine vllm", "ok")
 
 
 def _devices() -> Iterator[Finding]:
