@@ -270,6 +270,27 @@ def test_an_engine_that_is_killed_costs_no_row_and_stdout_holds_nothing_but_reco
     assert b"EngineCore" in err  # vLLM did print, and not there
 
 
+@pytest.mark.parametrize("how", ["Ctrl-C", "killed"])
+def test_a_start_that_is_broken_off_ends_the_command(how: str, model: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path, 2)
+    process = predict(model, tmp_path, in_process=False)
+    cores: list[psutil.Process] = []
+    while not cores:
+        assert process.poll() is None
+        time.sleep(0.1)
+        children = psutil.Process(process.pid).children(recursive=True)
+        cores = [child for child in children if "EngineCore" in child.name()]
+    time.sleep(1)  # it imports, and cannot say yet what has become of it
+    if how == "killed":
+        cores[0].kill()
+    else:
+        for one in (psutil.Process(process.pid), *cores):  # as a terminal does: to all of them
+            one.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (69 if how == "killed" else 130, b"")
+    assert (b"vLLM cannot start" if how == "killed" else b"mmkit predict: interrupted") in err
+
+
 def test_a_run_that_is_killed_goes_on_and_asks_for_no_finished_row_again(model: Path, tmp_path: Path) -> None:
     ids = write_rows(tmp_path, 60)
     arguments = ("--max-new-tokens", "150", "--max-in-flight", "2", "-o", "out.jsonl")

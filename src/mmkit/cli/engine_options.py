@@ -163,7 +163,7 @@ class Model(OptionGroup):
     def opened(self) -> Iterator[Engine]:
         """The engine that the options describe, closed at the end. Its model loads when the first request comes."""
         from mmkit.engines.meter import Metered
-        from mmkit.streams.sinks import stdout_on_stderr
+        from mmkit.streams.sinks import close_stdout
 
         self._meter = Metered(self._answerer(), self.price_in or 0.0, self.price_out or 0.0)
         engine: Engine = self._meter
@@ -174,8 +174,8 @@ class Model(OptionGroup):
         try:
             yield engine
         finally:
-            with stdout_on_stderr():  # engines print when they end, too, and the run's own guard is over by then
-                engine.close()
+            close_stdout()  # the records are out; engines print when they end, and at the very end of the process
+            engine.close()
 
     def notes(self) -> list[str]:
         """What the engine did, for the summary."""

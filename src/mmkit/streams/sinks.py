@@ -132,10 +132,8 @@ def stdout_on_stderr() -> Iterator[None]:
     Model libraries print, and so do the processes that they start, which inherit the descriptor. One such line among
     the records would spoil the output.
     """
-    if sys.stdout is not None:
-        sys.stdout.flush()
     stdout = os.dup(1)
-    os.dup2(2, 1)
+    close_stdout()
     try:
         yield
     finally:
@@ -143,6 +141,13 @@ def stdout_on_stderr() -> Iterator[None]:
             sys.stdout.flush()
         os.dup2(stdout, 1)
         os.close(stdout)
+
+
+def close_stdout() -> None:
+    """From now on, what is written to descriptor 1 comes out on stderr, and whoever reads our output sees its end."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    os.dup2(2, 1)
 
 
 def to_device(path: Path) -> LineSink:

@@ -7,17 +7,14 @@ ends the call for all of them.
 from __future__ import annotations
 
 import gc
-import multiprocessing
-import multiprocessing.connection
 import os
-import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmkit.engines.context import require_fit
-from mmkit.engines.vllm import arguments
+from mmkit.engines.vllm import arguments, processes
 from mmkit.engines.vllm.feed import EngineDied, Refused
 from mmkit.errors import DataError, MmkitError, UnavailableError, missing_extra
 
@@ -73,7 +70,7 @@ class VllmBackend:
         self._model, self._settings, self._extra, self._adapter = model, settings, extra, adapter
         self._engine: Any = None
         self._lora: Any = None
-        self._watch: _Watch | None = None
+        self._watch: processes.Watch | None = None
         self._context = 0
         self._num_image: dict[str, int] = {}  # of the jobs under way
 
@@ -106,15 +103,15 @@ class VllmBackend:
             settings |= arguments.lora(self._adapter)
             self._lora = LoRARequest("adapter", 1, self._adapter)
         settings |= arguments.parse(self._extra, EngineArgs.__dataclass_fields__)
-        before = set(multiprocessing.active_children())
         try:
-            self._engine = LLMEngine.from_engine_args(EngineArgs(model=self._model, **settings))
+            self._engine, self._watch = processes.start(
+                lambda: LLMEngine.from_engine_args(EngineArgs(model=self._model, **settings))
+            )
         except (KeyboardInterrupt, MmkitError):
             raise
         except Exception as error:
             raise UnavailableError(f"vLLM cannot start {self._model}: {_words(error)}") from error
         self._context = self._engine.model_config.max_model_len
-        self._watch = _Watch(self._engine, set(multiprocessing.active_children()) - before)
 
     def add(self, key: str, job: Job) -> None:
         """Prepare a job's images and hand it over. Raises Refused where vLLM will not take it."""
@@ -198,36 +195,6 @@ class VllmBackend:
         if cache is not None:
             for image_hash in image_hashes:
                 cache.invalidate(image_hash)
-
-
-class _Watch:
-    """Wakes a waiting `step` when the engine's process is gone.
-
-    vLLM notices such a death and tells everybody but the one who waits for the next output: a process that the
-    kernel's out-of-memory killer took would leave the run hanging for good.
-    """
-
-    def __init__(self, engine: Any, processes: set[Any]) -> None:
-        self._engine = engine
-        self._ended, self._ending = multiprocessing.Pipe(duplex=False)
-        self._thread: threading.Thread | None = None
-        if processes:  # none where the engine runs in this process
-            self._thread = threading.Thread(target=self._run, args=(processes,), name="mmkit-vllm-watch", daemon=True)
-            self._thread.start()
-
-    def end(self) -> None:
-        """Stop watching: the processes are about to end as they should."""
-        self._ending.close()
-        if self._thread is not None:
-            self._thread.join()
-        self._ended.close()
-
-    def _run(self, processes: set[Any]) -> None:
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        ready = multiprocessing.connection.wait([self._ended, *(process.sentinel for process in processes)])
-        if self._ended not in ready:
-            self._engine.engine_core.outputs_queue.put_nowait(EngineDeadError())
 
 
 def require_version(version: str) -> None:
