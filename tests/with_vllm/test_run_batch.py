@@ -8,10 +8,9 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from vllm_kit import SERVING
+from vllm_kit import COLOURS, SERVING, lines, mmkit
 
 from mmkit.engines import Request
 from mmkit.engines.batch_answers import BatchAnswers
@@ -20,17 +19,6 @@ from mmkit.engines.exchange import Inquiry
 from mmkit.engines.transformers import TransformersEngine
 from mmkit.streams import Row, read_records
 from mmkit.synthesis import consistency
-
-COLOURS = ("red", "green", "blue")
-MMKIT = [sys.executable, "-c", "import sys; sys.argv[0] = 'mmkit'; from mmkit.cli.main import main; main()"]
-TOO_LONG = "red " * 6000
-
-
-def mmkit(folder: Path, *arguments: str) -> str:
-    """What the command writes to stdout; it must end well."""
-    done = subprocess.run([*MMKIT, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def run_batch(folder: Path, requests: Iterable[bytes], model: str, *more: str) -> str:
@@ -55,33 +43,9 @@ def run_batch(folder: Path, requests: Iterable[bytes], model: str, *more: str) -
     return answered
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three pages and a row whose text is too long, in rows.jsonl; `syn` is a synthesizer that knows the pages."""
-    from PIL import Image
-
-    from mmkit.testing import tiny_models
-
-    folder = tmp_path_factory.mktemp("batch")
-    rows = []
-    for number, colour in enumerate(COLOURS):
-        Image.new("RGB", (48, 48), colour).save(folder / f"{colour}.png")
-        task = {"question": "what colour?", "answer": colour, "rationale": f"the page is {colour} all over."}
-        rows.append({"id": f"p{number}", "image": f"{colour}.png", "caption": f"a {colour} page", **task})
-    long = {**rows[1], "id": "too long", "caption": TOO_LONG, "question": TOO_LONG, "rationale": TOO_LONG}
-    (folder / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [rows[0], long, *rows[1:]]))
-    (folder / "train.jsonl").write_text(mmkit(folder, "compose", "pages.jsonl", "--stage", "synthesizer"))
-    turns = [turn for row in lines(folder / "train.jsonl") for turn in row["messages"]]
-    corpus = [part["text"] for turn in turns for part in turn["content"] if "text" in part]
-    tiny_models.build("qwen2_vl", folder / "init", corpus=corpus, tokenizer="words")
-    tuning = ("--max-steps", "60", "--lr", "3e-3", "--batch-size", "3", "--min-lr-ratio", ".1", "--threads", "1")
-    mmkit(folder, "finetune", "train.jsonl", "--model", "init", "-o", "syn", *tuning)
-    return folder
+def folder(synthesizer: Path) -> Path:
+    return synthesizer
 
 
 @pytest.fixture(scope="module")

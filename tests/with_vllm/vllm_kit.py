@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -44,19 +45,33 @@ CORPUS = (
     "Look at the picture and answer in a few words: how many triangles are there? two or three.",
     "You are a helpful assistant. The answer is yes. It is a word, not a number.",
 ) * 20
+COLOURS = ("red", "green", "blue")
+TOO_LONG = "red " * 6000
 SERVED_AS = "tiny"
 _START_WITHIN_S = 180.0
+_MMKIT = [sys.executable, "-c", "import sys; sys.argv[0] = 'mmkit'; from mmkit.cli.main import main; main()"]
+
+
+def mmkit(folder: Path, *arguments: str) -> str:
+    """What the command writes to stdout; it must end well."""
+    done = subprocess.run([*_MMKIT, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file."""
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 class Server:
-    """A server in a process group of its own, on a port of the loopback. `base_url` ends in /v1."""
+    """A server in a process group of its own, on a port of the loopback. `base_url` ends in /v1; it serves `model`."""
 
-    def __init__(self, arguments: list[str], log: Path, *, health: str = "/health", port: int | None = None) -> None:
+    def __init__(self, arguments: list[str], log: Path, *, port: int | None = None, model: str = SERVED_AS) -> None:
         self.port = port or free_port()
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
-        self.model = SERVED_AS
+        self.model = model
         self.log = log
-        self._health = f"http://127.0.0.1:{self.port}{health}"
         # The environment's own programs first: the server looks some of them up by name.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         with log.open("ab") as out:
@@ -82,7 +97,7 @@ class Server:
     def healthy(self) -> bool:
         """Whether it answers now."""
         try:
-            with urlopen(self._health, timeout=5) as answer:
+            with urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as answer:
                 return answer.status == 200
         except (URLError, OSError):
             return False
