@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ def make_captions(directory: Path, seed: int) -> Path:
     return path
 
 
-def by_chat(llm: Any, template: str, captions: Path) -> float:
-    """Seconds that a script around `LLM.chat` takes."""
+def by_chat(llm: Any, template: str, stops: list[int], captions: Path) -> tuple[float, int]:
+    """Seconds that a script around `LLM.chat` takes, and the tokens that it wrote."""
     from PIL import Image
     from vllm import SamplingParams
 
@@ -72,27 +73,31 @@ def by_chat(llm: Any, template: str, captions: Path) -> float:
                 {"role": "assistant", "content": [{"type": "text", "text": row["caption"]}]},
             ]
         )
-    sampling = SamplingParams(temperature=0, max_tokens=NUM_NEW, ignore_eos=True, skip_special_tokens=False)
-    llm.chat(conversations, sampling, use_tqdm=False, add_generation_prompt=False, chat_template=template)
-    return time.perf_counter() - began
+    sampling = SamplingParams(
+        temperature=0, max_tokens=NUM_NEW, ignore_eos=True, stop_token_ids=stops, skip_special_tokens=False
+    )
+    outputs = llm.chat(conversations, sampling, use_tqdm=False, add_generation_prompt=False, chat_template=template)
+    return time.perf_counter() - began, sum(len(output.outputs[0].token_ids) for output in outputs)
 
 
-def by_mmkit(engine: Any, captions: Path) -> float:
-    """Seconds that `mmkit synthesize -o` takes once its engine is up."""
+def by_mmkit(engine: Any, captions: Path) -> tuple[float, int]:
+    """Seconds that `mmkit synthesize -o` takes once its engine is up, and the tokens that it wrote."""
     from mmkit.engines import Sampling
     from mmkit.engines.exchange import ask
+    from mmkit.engines.meter import Metered
     from mmkit.streams import StreamOptions, run
     from mmkit.synthesis.triplets import synthesize
 
     inquiry = synthesize("tiny", sampling=Sampling(max_new_tokens=NUM_NEW), image_root=str(captions.parent))
+    metered = Metered(engine)
     began = time.perf_counter()
     summary = run(
-        ask(engine, inquiry),
+        ask(metered, inquiry),
         StreamOptions(inputs=[str(captions)], output=str(captions.with_suffix(".out.jsonl"))),
         command="synthesize",
     )
     assert summary.read == NUM_ROWS
-    return time.perf_counter() - began
+    return time.perf_counter() - began, metered.completion_tokens
 
 
 @contextlib.contextmanager
@@ -113,18 +118,29 @@ def main() -> None:
     from vllm import LLM
 
     from mmkit.engines.vllm import VllmEngine
+    from mmkit.models.loading import load_chat
 
     with model_directory() as (model, settings), tempfile.TemporaryDirectory() as scratch:
         template = (Path(model) / "chat_template.jinja").read_text() + "<|im_start|>user\n"
+        stops = load_chat(model).stop_ids("user")
         llm = LLM(model=model, disable_log_stats=True, **settings)
         engine = VllmEngine(model, engine_args=[f"{name}={json.dumps(value)}" for name, value in settings.items()])
         ratios = []
         for number in range(ROUNDS + 1):  # the first warms both up
             captions = make_captions(Path(scratch), number)
-            theirs, ours = by_chat(llm, template, captions), by_mmkit(engine, captions)
+            sides = {
+                "LLM.chat": partial(by_chat, llm, template, stops, captions),
+                "mmkit": partial(by_mmkit, engine, captions),
+            }
+            order = sorted(sides, reverse=bool(number % 2))  # whoever comes second finds the files in memory
+            done = {side: sides[side]() for side in order}
             if number:
-                ratios.append(theirs / ours)
-                print(f"LLM.chat {NUM_ROWS / theirs:.1f} pairs/s, mmkit {NUM_ROWS / ours:.1f} pairs/s", flush=True)
+                ratios.append(done["LLM.chat"][0] / done["mmkit"][0])
+                shown = [
+                    f"{side} {NUM_ROWS / taken:.1f} pairs/s ({tokens:,} tokens)"
+                    for side, (taken, tokens) in done.items()
+                ]
+                print(", ".join(shown), flush=True)
         engine.close()
     rounds = " ".join(f"{ratio:.2f}" for ratio in ratios)
     print(f"synthesize over vLLM ÷ LLM.chat, pairs/s: {statistics.median(ratios):.2f} (rounds {rounds})")

@@ -15,6 +15,9 @@ from mmkit.errors import DataError, MissingInputError, UsageError
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The largest ranks that vLLM can be set up for; an adapter of any smaller rank fits."""
 
+FIXED = {"logprobs_mode": "raw_logprobs"}
+"""Settings that answers would be wrong without: behind the sampler's masks, a choice's figure is not the model's."""
+
 
 def parse(settings: Sequence[str], known: Collection[str]) -> dict[str, Any]:
     """`NAME=VALUE` settings as keyword arguments. A value is JSON where it can be read as such, else text.
@@ -29,6 +32,8 @@ def parse(settings: Sequence[str], known: Collection[str]) -> dict[str, Any]:
             raise UsageError(f"--vllm {setting}: expected NAME=VALUE, such as max_model_len=8192")
         if name in _OWN_OPTIONS:
             raise UsageError(f"--vllm {setting}: use {_OWN_OPTIONS[name]}")
+        if name in FIXED:
+            raise UsageError(f"--vllm {setting}: mmkit relies on {name}={FIXED[name]}")
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {close[0]}?" if close else ""

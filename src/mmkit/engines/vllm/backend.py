@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 VERSIONS = ("0.32", "0.33")
-"""The releases whose interfaces were checked (tests/vllm/signatures.py)."""
+"""The releases whose interfaces were checked (tests/with_vllm/signatures.py)."""
 
 _ENVIRONMENT = {
     # A fork would copy this process's threads' locks, and CUDA does not survive one.
@@ -98,6 +98,7 @@ class VllmBackend:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         settings: dict[str, Any] = {"disable_log_stats": True, "enable_prefix_caching": True, "use_tqdm_on_load": False}
+        settings |= arguments.FIXED
         settings |= {name: value for name, value in self._settings.items() if value is not None}
         if self._adapter is not None:
             settings |= arguments.lora(self._adapter)
