@@ -40,6 +40,7 @@ def test_values_are_json_where_they_can_be() -> None:
         (["zzz=3"], "no engine argument 'zzz'$"),
         (["model=x"], "use --model"),
         (["dtype=half"], "use --dtype"),
+        (["data_parallel_size=2"], "use one server a GPU instead, and --engine openai with a --base-url for each"),
         (["logprobs_mode=processed_logprobs"], "mmkit relies on logprobs_mode=raw_logprobs"),
         (["seed=1", "seed=2"], "seed is given twice"),
     ],

@@ -80,5 +80,7 @@ _OWN_OPTIONS = {
     "dtype": "--dtype",
     "gpu_memory_utilization": "--gpu-memory",
     "tensor_parallel_size": "--tensor-parallel",
+    # vLLM would wait for the other processes, which nobody starts.
+    "data_parallel_size": "one server a GPU instead, and --engine openai with a --base-url for each",
     "enable_lora": "--adapter",
 }
