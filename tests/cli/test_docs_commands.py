@@ -41,7 +41,7 @@ def calls(text: str) -> Iterator[list[str]]:
 
 def _calls_in(line: str) -> Iterator[list[str]]:
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-    lexer.commenters = "#"
+    lexer.whitespace_split, lexer.commenters = True, "#"
     words: list[str] = []
     skip = False
     for word in [*lexer, ";"]:
@@ -101,3 +101,8 @@ def test_a_command_that_could_not_be_typed_is_found(line: str, wrong: str) -> No
     with pytest.raises(Exception, match=wrong):
         for words in calls(line):
             check(words)
+
+
+def test_words_stay_whole() -> None:
+    line = "    mmkit predict a.jsonl --base-url http://c:8000/v1 --vllm 'x={\"y\": 1}' > b | tee c"
+    assert list(calls(line)) == [["predict", "a.jsonl", "--base-url", "http://c:8000/v1", "--vllm", 'x={"y": 1}']]
