@@ -170,7 +170,7 @@ def test_a_replica_that_is_killed_loses_no_row_and_is_taken_back(
         first.kill()  # with requests under way
         yield from (row(number) for number in range(40, 80))
         second = start_server("qwen2_vl", port=first.port).wait()
-        for number in range(80, 1000):
+        for number in range(80, 400):
             if num_answered(second):
                 served.append(num_answered(second))
                 return
