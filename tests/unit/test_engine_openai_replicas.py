@@ -106,10 +106,11 @@ def test_a_replica_that_fails_every_request_is_left_out_though_it_fails_fast(fau
 
 def test_a_row_that_one_replica_fails_goes_to_another_though_that_has_more_to_do() -> None:
     def answer(received: Received) -> Answer:
-        return failure(500) if received.text == "row 9" else echo(received)
+        return failure(500) if int(received.text.split()[1]) % 3 == 2 else echo(received)
 
-    with OpenAiServer(answer) as idle, OpenAiServer(slowly(0.1)) as busy:
-        assert right(list(engine(idle, busy, max_in_flight=4, max_retries=1).generate(rows(30))), 30)
+    with OpenAiServer(answer) as idle, OpenAiServer(slowly(0.05)) as busy:
+        assert right(list(engine(idle, busy, max_in_flight=4, max_retries=1).generate(rows(60))), 60)
+        assert sum(int(received.text.split()[1]) % 3 == 2 for received in idle.received) >= 3
 
 
 def test_a_replica_that_hangs_is_left_out() -> None:
@@ -141,11 +142,22 @@ def test_429_from_all_replicas_is_waited_for() -> None:
     assert sum(at_s < arrivals[0] + 0.3 for at_s in arrivals) <= 6
 
 
+def test_rows_that_have_not_been_sent_wait_while_every_replica_asks_to_be_left_alone() -> None:
+    limit = failure(429, Retry_After="0.8")
+    slow = slowly(0.05)
+    with OpenAiServer(slow, [limit]) as one, OpenAiServer(slow, [None, None, None, None, limit]) as two:
+        assert right(list(engine(one, two, max_in_flight=4, max_retries=1).generate(rows(40))), 40)
+        begins, ends = two.received[4].at_s, one.received[0].at_s + 0.8
+        assert begins < ends - 0.3
+        # The other three may just have gone off.
+        assert sum(begins < each.at_s < ends for each in one.received + two.received) <= 3
+
+
 def test_a_replica_out_of_quota_for_a_day_is_left_out() -> None:
     spent = failure(429, "quota", Retry_After="86400")
     with OpenAiServer(lambda _: spent) as poor, OpenAiServer() as good:
         assert right(list(engine(poor, good, max_in_flight=2, backoff_s=0.5).generate(rows(50))), 50)
-        assert len(poor.received) <= 3
+        assert len(poor.received) <= 2
 
 
 def test_a_replica_with_another_model_is_left_out_once_the_run_is_under_way(capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,9 +272,9 @@ def test_a_replica_that_comes_back_broken_is_tried_with_one_request_at_a_time() 
         asked = engine(bad, good, max_in_flight=8, max_retries=3, backoff_s=0.02)
         assert right(list(asked.generate(rows(300))), 300)
         starts = [received.at_s for received in bad.received]
-        assert bad.num_probes >= 2
     trials = [start for start in starts if start > starts[0] + 0.06]  # those before had not seen a failure
     assert len(trials) >= 2
+    assert len(trials) <= bad.num_probes <= len(trials) + 1  # each trial is preceded by a sign of life
     assert all(later - earlier > 0.05 for earlier, later in itertools.pairwise(trials))
 
 
@@ -319,7 +331,7 @@ LASTING = [
 def answered(scripts: list[list[Answer | None]], num_rows: int, max_in_flight: int, max_retries: int) -> list[Reply]:
     with ExitStack() as stack:
         servers = [stack.enter_context(OpenAiServer(faults=script)) for script in scripts]
-        options = {"max_in_flight": max_in_flight, "max_retries": max_retries, "timeout_s": 0.25}
+        options = {"max_in_flight": max_in_flight, "max_retries": max_retries, "timeout_s": 0.25, "backoff_s": 0.0005}
         return list(engine(*servers, **options).generate(rows(num_rows)))
 
 
@@ -341,7 +353,7 @@ def test_every_request_has_one_reply_in_order_which_is_its_own_or_an_error(
 
 @settings(max_examples=15)
 @given(
-    st.lists(st.lists(st.sampled_from(PASSING), max_size=8), min_size=1, max_size=3),
+    st.lists(st.lists(st.sampled_from(PASSING), max_size=4), min_size=1, max_size=3),
     st.integers(1, 25),
     st.integers(1, 8),
 )
