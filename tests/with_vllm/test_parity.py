@@ -109,36 +109,49 @@ def test_an_engine_argument_that_vllm_does_not_have_is_no_difference(tiny_model:
 # --- the command, with vLLM in processes of its own
 
 
-def doctor(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*MMKIT, "doctor", "--parity", *arguments],
+def doctor(
+    folder: Path, model: Path, *arguments: str, in_process: bool = False, **changes: Any
+) -> tuple[int, Any, str]:
+    """Exit code, rows and stderr of the command, asked about the first rows of rows.jsonl."""
+    words = [word for setting in settings(**changes) for word in ("--vllm", setting)]
+    done = subprocess.run(
+        [*MMKIT, "doctor", "--parity", "rows.jsonl", "--model", str(model), *words, *arguments],
         cwd=folder,
-        env={**os.environ, **QUIET_AND_OFFLINE, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+        env={**os.environ, **QUIET_AND_OFFLINE, "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if in_process else "1"},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
-def test_the_command_asks_the_user_s_records_and_its_code_says_whether_they_agree(
-    tiny_model: TinyModel, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A row of words, one with two pictures, and one more, in rows.jsonl."""
+    folder = tmp_path_factory.mktemp("doctor")
     for name, size in (("a.png", (96, 64)), ("b.png", (48, 48))):
-        Image.new("RGB", size, "teal").save(tmp_path / name)
+        Image.new("RGB", size, "teal").save(folder / name)
     rows: list[dict[str, Any]] = [
         {"id": "words", "question": "which colour?", "answer": "blue"},
         {"id": "pictures", "question": "which colour?", "images": [{"path": "a.png"}, {"path": "b.png"}]},
         {"id": "not read", "question": "beyond the limit"},
     ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = ["rows.jsonl", "--model", str(tiny_model("qwen2_vl")), "--limit", "2"]
-    for setting in settings(mm_processor_kwargs=SMALLER):
-        arguments += ["--vllm", setting]
-    done = doctor(tmp_path, *arguments)
-    words, pictures = (json.loads(line) for line in done.stdout.splitlines())  # rows alone: vLLM prints elsewhere
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_the_command_says_0_where_the_engines_agree(tiny_model: TinyModel, folder: Path) -> None:
+    code, rows, said = doctor(folder, tiny_model("qwen2_vl"), "--limit", "2", in_process=True)
+    assert (code, [(row["record"], row["state"]) for row in rows]) == (0, [("words", "ok"), ("pictures", "ok")])
+    assert "mmkit doctor: transformers and vLLM read 2 records alike (float32, log-probabilities within " in said
+
+
+def test_the_command_says_69_where_they_differ_after_all_rows(tiny_model: TinyModel, folder: Path) -> None:
+    code, rows, said = doctor(folder, tiny_model("qwen2_vl"), "--limit", "2", mm_processor_kwargs=SMALLER)
+    words, pictures = rows  # rows alone: what vLLM and its processes print goes elsewhere
     assert (words["record"], words["state"], words["differences"]) == ("words", "ok", [])
     assert (pictures["record"], pictures["state"]) == ("pictures", "differs")
     assert pictures["image_tokens"]["transformers"] > pictures["image_tokens"]["vllm"]
-    assert done.returncode == 69
-    assert "mmkit doctor: transformers and vLLM differ on 1 of 2 records (float32)" in done.stderr
+    assert code == 69
+    assert "mmkit doctor: transformers and vLLM differ on 1 of 2 records (float32)" in said

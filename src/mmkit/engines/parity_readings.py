@@ -62,7 +62,7 @@ def examine(
     theirs = read_with_vllm(chat, numbered, vllm, dtype, [list(reading.log_probs) for reading in ours])
     allowed = TOLERANCES[dtype] if tolerance is None else tolerance
     comparisons = [
-        compare(request.id, one, other, spell=chat.tokenizer.convert_ids_to_tokens, tolerance=allowed)
+        compare(request.id, one, other, spell=partial(_spelling, chat), tolerance=allowed)
         for request, one, other in zip(asked, ours, theirs, strict=True)
     ]
     return Parity(comparisons, dtype, allowed)
@@ -112,6 +112,11 @@ def _require_vllm() -> None:
         require_version(metadata.version("vllm"))
     except metadata.PackageNotFoundError:
         raise missing_extra("vllm", "vllm") from None
+
+
+def _spelling(chat: Chat, token: int) -> str:
+    """The token as the vocabulary has it. Models may have more rows than their vocabulary has tokens."""
+    return chat.tokenizer.convert_ids_to_tokens(token) or f"#{token}"
 
 
 class _TransformersWork:
