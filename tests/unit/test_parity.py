@@ -41,6 +41,8 @@ def test_a_prompt_is_shown_around_the_first_token_that_is_not_the_same() -> None
 def test_a_prompt_that_begins_the_other_ends_in_it() -> None:
     (found,) = side_by_side(replace(ONE, ids=ONE.ids[:2])).differences
     assert found == "prompts differ from token 2 on (transformers | vLLM): t1 t2 [t3] t4 t5 t6 … | t1 t2 [end]"
+    (found,) = side_by_side(replace(ONE, ids=ONE.ids[:3])).differences
+    assert found.endswith(": t1 t2 t3 [t4] t5 t6 t7 … | t1 t2 t3 [end]")
     (found,) = side_by_side(replace(ONE, ids=[0, *ONE.ids])).differences
     assert found == "prompts differ from token 0 on (transformers | vLLM): [t1] t2 t3 t4 … | [t0] t1 t2 t3 …"
 
