@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ _ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 _SHOWN_CHARACTERS = 500
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # which would make a reason another one in every run
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,9 @@ def _missed() -> Any:
 
 
 def _words(error: BaseException) -> str:
-    """One line of what vLLM said."""
+    """One line of what went wrong: what vLLM said, or where it only says that something failed, the cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     text = " ".join(str(error).split()) or type(error).__name__
+    text = _ADDRESS.sub("", text)
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
