@@ -194,7 +194,7 @@ def test_a_model_that_the_server_does_not_have_stops_the_run() -> None:
 
 def test_a_path_that_the_server_does_not_have_stops_the_run() -> None:
     words = r"HTTP 404: Not Found .* model 'tiny': .* often ends in /v1"
-    with OpenAiServer(lambda _: failure(404, "Not Found"), models=None) as server:
+    with OpenAiServer(lambda _: failure(404, "Not Found"), models=failure(404, "Not Found")) as server:
         with pytest.raises(UnavailableError, match=words):
             one(server)
         assert server.num_probes == 1
@@ -225,7 +225,10 @@ def test_a_first_row_that_a_service_forbids_for_what_it_says_is_rejected_alone()
     with OpenAiServer(answer) as server:
         replies = list(engine(server, max_in_flight=1).generate([ask(0), ask(1)]))
     assert [reply.error for reply in replies] == ["HTTP 403: flagged", None]
-    with OpenAiServer(answer, models=None) as server, pytest.raises(UnavailableError, match="wants a key"):
+    with (
+        OpenAiServer(answer, models=failure(404, "Not Found")) as server,
+        pytest.raises(UnavailableError, match="wants a key"),
+    ):
         one(server)
 
 

@@ -278,6 +278,18 @@ def test_a_replica_that_comes_back_broken_is_tried_with_one_request_at_a_time() 
     assert all(later - earlier > 0.05 for earlier, later in itertools.pairwise(trials))
 
 
+@pytest.mark.parametrize(("status", "back"), [(500, True), (404, True), (401, True), (503, False), (502, False)])
+def test_what_a_server_says_of_its_models_tells_whether_it_is_alive(status: int, back: bool) -> None:
+    broken = [Answer(breaks_off="before")] * 3
+    with (
+        OpenAiServer(slowly(0.002), broken, models=failure(status)) as one,
+        OpenAiServer(slowly(0.01)) as good,
+    ):
+        assert right(list(engine(one, good, max_in_flight=1, max_retries=5, backoff_s=0.01).generate(rows(60))), 60)
+        assert one.num_probes >= 1
+        assert (len(one.received) > len(broken)) == back
+
+
 def test_a_stream_that_ends_does_not_wait_for_a_sign_of_life() -> None:
     def hang() -> None:
         with socket.socket() as deaf:

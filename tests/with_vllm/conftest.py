@@ -46,22 +46,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
         if family not in built:
             built[family] = tmp_path_factory.mktemp("tiny") / family
             tiny_models.build(family, built[family], corpus=CORPUS)
-            if family == "llava":
-                _name_vision_as_the_hub_does(built[family])
         return built[family]
 
     return of
-
-
-def _name_vision_as_the_hub_does(directory: Path) -> None:
-    """vLLM reads a LLaVA only under the names of the published ones; transformers writes shorter ones, reads both."""
-    from safetensors.torch import load_file, save_file
-
-    path = directory / "model.safetensors"
-    weights = load_file(path)
-    short, long = "vision_tower.", "vision_tower.vision_model."
-    renamed = {name if name.startswith(long) else name.replace(short, long): weights[name] for name in weights}
-    save_file(renamed, path, metadata={"format": "pt"})
 
 
 @pytest.fixture(scope="session")

@@ -180,6 +180,35 @@ def test_choices_with_a_bad_row(engine: VllmEngine) -> None:
     assert [answer.error is None for answer in answers] == [True, False, True]
 
 
+def test_images_are_known_by_their_hash_and_what_was_read_before_is_not_computed_again(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = replace(ask(80, "How many? " * 40, images=1), images=[picture(123)])
+    assert next(iter(engine.generate([request]))).error is None
+    inside = engine._feed.backend._engine  # type: ignore[attr-defined]
+    hashes, cached = [], []
+    add_request, step = inside.add_request, inside.step
+
+    def noting_add(key: str, prompt: Any, *more: Any, **named: Any) -> str:
+        hashes.append(prompt["mm_hashes"]["image"])
+        return str(add_request(key, prompt, *more, **named))
+
+    def noting_step() -> Any:
+        outputs = step()
+        cached.extend(output.num_cached_tokens for output in outputs if output.finished)
+        return outputs
+
+    monkeypatch.setattr(inside, "add_request", noting_add)
+    monkeypatch.setattr(inside, "step", noting_step)
+    (reply,) = engine.generate([replace(request, id="again")])
+    (choice,) = engine.choose([request], CHOICES)
+    assert choice.error is None
+    assert len(hashes) == len(cached) > 3  # the choices take several steps
+    assert all(found == [picture(123).sha256()] for found in hashes)
+    # All whole blocks of 32 tokens but the last come from the cache, the image among them.
+    assert min(cached) >= reply.usage.prompt_tokens // 32 * 32 - 32 > reply.usage.image_tokens
+
+
 # --- starting
 
 

@@ -81,7 +81,11 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to one request. Where `error` is set there is no answer, and the row is rejected with these words."""
+    """The answer to one request: `text`, without white space around it, or the `turns` of a conversation.
+
+    `truncated` says that the model had not come to an end. Where `error` is set there is no answer, and the row is
+    rejected with these words.
+    """
 
     id: str
     text: str = ""

@@ -120,8 +120,9 @@ class Dispatcher:
     async def _probe(self, replica: Replica) -> None:
         # Not with a request: a server that hangs would keep its row waiting until the deadline.
         answer = await self._models(replica)
-        # A server that lists no models, or not to us, is alive all the same.
-        replica.probed(not isinstance(answer, Failure) or (answer.status or 500) < 500)
+        # A server that lists no models, not to us, or fails in trying (transformers serve), is alive all the same.
+        # These codes are a router's, about a server behind it.
+        replica.probed(not isinstance(answer, Failure) or answer.status not in (None, 502, 503, 504))
 
     async def _models(self, replica: Replica) -> list[str] | Failure:
         with self._clients.lent() as client:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mmkit.engines import Reply, Request, Turn, Usage
+from mmkit.engines import Reply, Request, Usage
 from mmkit.engines.openai_http import RequestFailed, plain
 from mmkit.engines.turn_formats import END_OF_TEXT, TURN_FORMATS, cut_turns
 from mmkit.seeds import derive
@@ -74,14 +74,13 @@ def reply(request: Request, answer: Mapping[str, Any]) -> Reply:
         if isinstance(refusal, str) and refusal:
             raise RequestFailed(f"the model refused: {refusal}")
         raise RequestFailed(f"the server's reply has no text ({key}: {text!r}, finish_reason: {finish!r})")
-    turns: tuple[Turn, ...] = ()
     if request.open_turn == "user":
         found = cut_turns(text, ended=finish == "stop")
         if found is None:
             known = ", ".join(each.name for each in TURN_FORMATS)
             raise RequestFailed(f"the reply holds no turn marker of a known format ({known}): {text[:80]!r}")
-        turns = found
-    return Reply(request.id, text, turns, finish == "length", usage(answer))
+        return Reply(request.id, text, found, finish == "length", usage(answer))
+    return Reply(request.id, text.strip(), (), finish == "length", usage(answer))
 
 
 def usage(answer: Mapping[str, Any]) -> Usage:

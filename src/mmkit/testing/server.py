@@ -83,7 +83,7 @@ class OpenAiServer:
     """Answers with `answer`, after the scripted `faults` are used up, one a request in order of arrival.
 
     A context manager. `received` lists the requests, `peak_in_flight` is the largest number open at one time. Who asks
-    for the models gets `models`, or HTTP 404 where that is None; `num_probes` counts it.
+    for the models gets `models`, names or a whole answer; `num_probes` counts it.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class OpenAiServer:
         answer: Callable[[Received], Answer] = echo,
         faults: Iterable[Answer | None] = (),
         *,
-        models: Sequence[str] | None = ("tiny",),
+        models: Sequence[str] | Answer = ("tiny",),
         port: int = 0,
     ) -> None:
         self.received: list[Received] = []
@@ -139,8 +139,8 @@ class OpenAiServer:
     def list_models(self) -> Answer:
         """Answer who asks for the models. Called by the server's own threads."""
         self.num_probes += 1
-        if self._models is None:
-            return failure(404, "Not Found")
+        if isinstance(self._models, Answer):
+            return self._models
         return Answer({"object": "list", "data": [{"id": name, "object": "model"} for name in self._models]})
 
 

@@ -135,7 +135,25 @@ def build(
     Path(out).mkdir(parents=True, exist_ok=True)
     with quiet():
         model.save_pretrained(out)
+    if family in ("llava", "llava_next"):
+        _name_vision_as_published(Path(out) / "model.safetensors")
     recipe.processor(plan, template if chat_template else "").save_pretrained(out)
+
+
+def _name_vision_as_published(weights: Path) -> None:
+    """Give the vision encoder's weights the names that the published LLaVAs have.
+
+    transformers reads both, writes the shorter ones for a model that it did not load, and vLLM knows the others only.
+    """
+    from safetensors.torch import load_file, save_file
+
+    short, long = "vision_tower.", "vision_tower.vision_model."
+    found = load_file(weights)
+    save_file(
+        {name if long in name else name.replace(short, long): tensor for name, tensor in found.items()},
+        weights,
+        metadata={"format": "pt"},
+    )
 
 
 def _tokenizer(recipe: _Recipe, kind: str, corpus: Sequence[str], vocab_size: int, *, adds_bos: bool) -> Any:
