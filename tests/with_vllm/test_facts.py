@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from vllm.exceptions import VLLMValidationError
-from vllm_kit import CORPUS, ENGINE, IN_PROCESS, Server, post, shut_down
+from vllm_kit import ENGINE, IN_PROCESS, Server, post, shut_down
 
 RED = Image.new("RGB", (48, 48), (200, 30, 60))
 PICTURE = {"type": "image_pil", "image_pil": RED}
@@ -176,12 +177,14 @@ def test_vllm_logs_to_stdout(two_threads: tuple[Any, str]) -> None:
 
 
 @pytest.mark.usefixtures("llm")
-def test_a_llava_that_was_never_a_published_one_does_not_load(tmp_path: Path) -> None:
+def test_a_llava_that_was_never_a_published_one_does_not_load(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from transformers import AutoConfig, AutoModelForImageTextToText
     from vllm import LLM
 
-    from mmkit.testing import tiny_models
-
-    tiny_models.build("llava", tmp_path, corpus=CORPUS)
+    shutil.copytree(tiny_model("llava"), tmp_path, dirs_exist_ok=True)
+    AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(tmp_path)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"no module or parameter named 'vision_tower\.embeddings'"):
         LLM(str(tmp_path), **ENGINE)
 
