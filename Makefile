@@ -14,7 +14,7 @@ VLLM := .venv-vllm
 VLLM_ENVIRONMENT := tests/with_vllm/environment
 VLLM_PIP := $(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: help demo test test-vllm check fix docs bench smoke science lock-vllm clean
+.PHONY: help demo test test-vllm check fix docs bench bench-vllm smoke science lock-vllm clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ docs: .venv/dev ## write docs/cli.md from the commands' help
 
 bench: .venv/dev ## measure, as ratios in one run
 	$(BIN)/python benchmarks/bench.py
+
+bench-vllm: .venv-vllm/ready ## the same for the vllm engine, against LLM.chat
+	$(VLLM)/bin/python benchmarks/engine_vllm.py
 
 smoke: .venv/run ## every recipe with a few steps, to see that it runs
 	$(MAKE) --no-print-directory -C examples/adamllm smoke BIN=$(CURDIR)/$(BIN)

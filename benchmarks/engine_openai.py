@@ -32,7 +32,7 @@ from mmkit.images import LoadedImage, load
 
 NUM_ROWS = 1000
 IN_FLIGHT = 64
-TEXT = "A red circle to the left of a blue square, on a white ground. " * 4
+TEXT = ("A red circle to the left of a blue square, on a white ground. " * 4).strip()
 
 
 class Stub(asyncio.Protocol):

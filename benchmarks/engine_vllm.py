@@ -52,8 +52,8 @@ def make_captions(directory: Path, seed: int) -> Path:
     return path
 
 
-def by_chat(llm: Any, template: str, stops: list[int], captions: Path) -> tuple[float, int]:
-    """Seconds that a script around `LLM.chat` takes, and the tokens that it wrote."""
+def by_chat(llm: Any, template: str, stops: list[int], captions: Path) -> tuple[float, int, int]:
+    """Seconds that a script around `LLM.chat` takes, the tokens that were read and those that it wrote."""
     from PIL import Image
     from vllm import SamplingParams
 
@@ -77,11 +77,13 @@ def by_chat(llm: Any, template: str, stops: list[int], captions: Path) -> tuple[
         temperature=0, max_tokens=NUM_NEW, ignore_eos=True, stop_token_ids=stops, skip_special_tokens=False
     )
     outputs = llm.chat(conversations, sampling, use_tqdm=False, add_generation_prompt=False, chat_template=template)
-    return time.perf_counter() - began, sum(len(output.outputs[0].token_ids) for output in outputs)
+    taken_s = time.perf_counter() - began
+    num_read = sum(len(output.prompt_token_ids) for output in outputs)
+    return taken_s, num_read, sum(len(output.outputs[0].token_ids) for output in outputs)
 
 
-def by_mmkit(engine: Any, captions: Path) -> tuple[float, int]:
-    """Seconds that `mmkit synthesize -o` takes once its engine is up, and the tokens that it wrote."""
+def by_mmkit(engine: Any, captions: Path) -> tuple[float, int, int]:
+    """Seconds that `mmkit synthesize -o` takes once its engine is up, the tokens that were read and those written."""
     from mmkit.engines import Sampling
     from mmkit.engines.exchange import ask
     from mmkit.engines.meter import Metered
@@ -97,7 +99,7 @@ def by_mmkit(engine: Any, captions: Path) -> tuple[float, int]:
         command="synthesize",
     )
     assert summary.read == NUM_ROWS
-    return time.perf_counter() - began, metered.completion_tokens
+    return time.perf_counter() - began, metered.prompt_tokens, metered.completion_tokens
 
 
 @contextlib.contextmanager
@@ -121,10 +123,15 @@ def main() -> None:
     from mmkit.models.loading import load_chat
 
     with model_directory() as (model, settings), tempfile.TemporaryDirectory() as scratch:
-        template = (Path(model) / "chat_template.jinja").read_text() + "<|im_start|>user\n"
+        template = (
+            Path(model) / "chat_template.jinja"
+        ).read_text() + "<|im_start|>user{{ '\\n' }}"  # jinja drops a bare newline at the end
         stops = load_chat(model).stop_ids("user")
-        llm = LLM(model=model, disable_log_stats=True, **settings)
-        engine = VllmEngine(model, engine_args=[f"{name}={json.dumps(value)}" for name, value in settings.items()])
+        dtype = "float32" if settings else "auto"  # in bfloat16, near-ties of the tiny model end some replies early
+        llm = LLM(model=model, dtype=dtype, disable_log_stats=True, **settings)
+        engine = VllmEngine(
+            model, dtype=dtype, engine_args=[f"{name}={json.dumps(value)}" for name, value in settings.items()]
+        )
         ratios = []
         for number in range(ROUNDS + 1):  # the first warms both up
             captions = make_captions(Path(scratch), number)
@@ -134,11 +141,13 @@ def main() -> None:
             }
             order = sorted(sides, reverse=bool(number % 2))  # whoever comes second finds the files in memory
             done = {side: sides[side]() for side in order}
+            if done["LLM.chat"][1:] != done["mmkit"][1:]:
+                raise RuntimeError(f"not the same work: {done}")
             if number:
                 ratios.append(done["LLM.chat"][0] / done["mmkit"][0])
                 shown = [
                     f"{side} {NUM_ROWS / taken:.1f} pairs/s ({tokens:,} tokens)"
-                    for side, (taken, tokens) in done.items()
+                    for side, (taken, _, tokens) in done.items()
                 ]
                 print(", ".join(shown), flush=True)
         engine.close()
