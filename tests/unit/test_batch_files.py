@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from mmkit import images
 from mmkit.engines import Choice, Reply, Request, Sampling
-from mmkit.engines.batch_answers import BatchAnswers
-from mmkit.engines.batch_requests import LONGEST_CUSTOM_ID, BatchRequests, custom_id
+from mmkit.engines.batch_files.answers import BatchAnswers
+from mmkit.engines.batch_files.requests import LONGEST_CUSTOM_ID, BatchRequests, custom_id
 from mmkit.engines.exchange import Inquiry, ask
 from mmkit.engines.openai import OpenAiEngine
 from mmkit.errors import DataError, MissingInputError, UnavailableError

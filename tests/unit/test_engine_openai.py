@@ -16,7 +16,7 @@ from openai_kit import ask, engine, engine_threads, one, plain_environment  # no
 from mmkit import images
 from mmkit.engines import Request, Sampling, Turn, Usage
 from mmkit.engines.openai import OpenAiEngine
-from mmkit.engines.turn_formats import cut_turns
+from mmkit.engines.openai.turn_formats import cut_turns
 from mmkit.errors import DataError, UnavailableError, UsageError
 from mmkit.testing.server import (
     Answer,

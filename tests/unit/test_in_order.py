@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from mmkit.engines.in_order import LoopThread, map_in_order
+from mmkit.engines.openai.in_order import LoopThread, map_in_order
 
 
 async def nothing() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from vllm_kit import ENGINE, QUIET_AND_OFFLINE
 
 from mmkit.engines.parity import Comparison, Parity
-from mmkit.engines.parity_readings import Side, examine
+from mmkit.engines.parity.readings import Side, examine
 from mmkit.errors import UsageError
 
 MMKIT = [sys.executable, "-c", "import sys; sys.argv[0] = 'mmkit'; from mmkit.cli.main import main; main()"]

@@ -13,8 +13,8 @@ import pytest
 from vllm_kit import COLOURS, SERVING, lines, mmkit
 
 from mmkit.engines import Request
-from mmkit.engines.batch_answers import BatchAnswers
-from mmkit.engines.batch_requests import BatchRequests, custom_id
+from mmkit.engines.batch_files.answers import BatchAnswers
+from mmkit.engines.batch_files.requests import BatchRequests, custom_id
 from mmkit.engines.exchange import Inquiry
 from mmkit.engines.transformers import TransformersEngine
 from mmkit.streams import Row, read_records

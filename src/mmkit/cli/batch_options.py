@@ -13,7 +13,7 @@ from mmkit.errors import UsageError
 if TYPE_CHECKING:
     from mmkit.cli.engine_options import Model
     from mmkit.cli.options import Streams
-    from mmkit.engines.batch_requests import BatchRequests
+    from mmkit.engines.batch_files.requests import BatchRequests
     from mmkit.engines.exchange import Inquiry
 
 _STREAM = "-"
@@ -37,7 +37,7 @@ def write_requests(
     file: str, streams: Streams, inquiry: Inquiry[Any], model: str, identity: Mapping[str, Any] | None
 ) -> None:
     """Run the command with the lines of a batch file as its output."""
-    from mmkit.engines.batch_requests import BatchRequests
+    from mmkit.engines.batch_files.requests import BatchRequests
 
     requests = BatchRequests(inquiry, model)
     streams.output = file

@@ -183,7 +183,7 @@ class Model(OptionGroup):
 
     def _answerer(self) -> Engine:
         if self.from_batch:
-            from mmkit.engines.batch_answers import BatchAnswers
+            from mmkit.engines.batch_files.answers import BatchAnswers
 
             answers = BatchAnswers(self.from_batch, self._named_model())
             self._from_batch_digest = answers.digest

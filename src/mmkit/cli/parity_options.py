@@ -72,7 +72,7 @@ class Parity(OptionGroup):
         from mmkit import console
         from mmkit.cli import tables
         from mmkit.engines import parity
-        from mmkit.engines.parity_readings import Side, examine
+        from mmkit.engines.parity.readings import Side, examine
         from mmkit.streams.sinks import stdout_on_stderr
 
         if self.model is None:

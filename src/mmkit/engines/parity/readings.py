@@ -12,8 +12,9 @@ from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from mmkit.engines import Request, parity_requests
+from mmkit.engines import Request
 from mmkit.engines.parity import NUM_TOKENS, TOLERANCES, Parity, Reading, compare
+from mmkit.engines.parity.requests import built_in
 from mmkit.engines.transformers import free_memory
 from mmkit.engines.transformers.batches import Job, answer
 from mmkit.errors import UsageError, missing_extra
@@ -55,7 +56,7 @@ def examine(
     from mmkit.models.loading import load_chat
 
     chat = load_chat(model)
-    asked = parity_requests.built_in(chat) if requests is None else requests
+    asked = built_in(chat) if requests is None else requests
     numbered = [replace(request, position=place) for place, request in enumerate(asked)]
     ours, dtype = read_with_transformers(chat, numbered, transformers, dtype)
     free_memory()  # vLLM takes what it finds

@@ -1,6 +1,6 @@
 """Whether transformers and vLLM read the same prompts alike: what each made of them, held side by side.
 
-A comparison knows neither engine; `parity_readings` asks them, `parity_requests` has prompts that tend to part them.
+A comparison knows neither engine; `readings` asks them, `requests` has prompts that tend to part them.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 
 from mmkit import console
-from mmkit.engines.openai_clients import Clients
-from mmkit.engines.openai_http import Failure, RequestFailed
-from mmkit.engines.openai_replicas import Replica, backoff
+from mmkit.engines.openai.clients import Clients
+from mmkit.engines.openai.http import Failure, RequestFailed
+from mmkit.engines.openai.replicas import Replica, backoff
 from mmkit.errors import UnavailableError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from mmkit.engines.openai_http import LONGEST_PAUSE_S, Failure, Server
+from mmkit.engines.openai.http import LONGEST_PAUSE_S, Failure, Server
 
 STRIKES = 3
 """A server is left out after so many tries in a row that brought no answer of use."""

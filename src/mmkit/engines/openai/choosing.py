@@ -8,8 +8,8 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from mmkit.engines import Choice, Request, Usage
-from mmkit.engines import openai_wire as wire
-from mmkit.engines.openai_http import RequestFailed
+from mmkit.engines.openai import wire
+from mmkit.engines.openai.http import RequestFailed
 
 Post = Callable[[str, dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
 

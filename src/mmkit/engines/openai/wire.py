@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mmkit.engines import Reply, Request, Usage
-from mmkit.engines.openai_http import RequestFailed, plain
-from mmkit.engines.turn_formats import END_OF_TEXT, TURN_FORMATS, cut_turns
+from mmkit.engines.openai.http import RequestFailed, plain
+from mmkit.engines.openai.turn_formats import END_OF_TEXT, TURN_FORMATS, cut_turns
 from mmkit.seeds import derive
 
 TOP_LOG_PROBS = 20

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmkit.engines import Request
-from mmkit.engines import openai_wire as wire
 from mmkit.engines.exchange import Inquiry
 from mmkit.engines.fingerprint import fingerprint
-from mmkit.engines.openai_http import RequestFailed
+from mmkit.engines.openai import wire
+from mmkit.engines.openai.http import RequestFailed
 from mmkit.errors import DataError, MmkitError
 from mmkit.streams import Kept, Outcome, Rejected, Row, Used
 

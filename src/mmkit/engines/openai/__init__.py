@@ -1,4 +1,9 @@
-"""Any OpenAI-compatible server: vLLM, SGLang, llama.cpp, hosted services."""
+"""Any OpenAI-compatible server, or several: vLLM, SGLang, llama.cpp, hosted services.
+
+`wire` makes bodies and reads answers, `http` is one exchange with one server, `dispatch` decides who gets a request and
+when to give up, `replicas` knows each server's health; `choosing` scores choices, `turn_formats` cuts conversations,
+`in_order` runs all of it behind an ordinary iterator. httpx is imported when an engine is made.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +13,13 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmkit.engines import Choice, Reply, Request
-from mmkit.engines import openai_wire as wire
-from mmkit.engines.in_order import LoopThread, map_in_order
-from mmkit.engines.openai_choose import Chooser, Post
-from mmkit.engines.openai_clients import Clients
-from mmkit.engines.openai_dispatch import Dispatcher
-from mmkit.engines.openai_http import RequestFailed, Server, plain
-from mmkit.engines.openai_replicas import Replica
+from mmkit.engines.openai import wire
+from mmkit.engines.openai.choosing import Chooser, Post
+from mmkit.engines.openai.clients import Clients
+from mmkit.engines.openai.dispatch import Dispatcher
+from mmkit.engines.openai.http import RequestFailed, Server, plain
+from mmkit.engines.openai.in_order import LoopThread, map_in_order
+from mmkit.engines.openai.replicas import Replica
 from mmkit.errors import UsageError, missing_extra
 
 if TYPE_CHECKING:
@@ -31,7 +36,7 @@ class OpenAiEngine:
     that double from `backoff_s` or that the server's Retry-After gives; what still fails is a reply with `error`.
 
     Several servers (`base_urls`, which serve the same model) share the work; one that fails is left out until it
-    answers again, and its requests go to the others (`openai_dispatch`). The key, for all of them, is `api_key`, else
+    answers again, and its requests go to the others (`dispatch`). The key, for all of them, is `api_key`, else
     the environment's OPENAI_API_KEY. Whether text that looks like a control token stays text is the server's affair.
 
     Raises UnavailableError where httpx is missing, UsageError for a base URL or a key that cannot be one and for a URL

@@ -11,9 +11,9 @@ from typing import IO, Any, NamedTuple
 import orjson
 
 from mmkit.engines import Choice, Reply, Request
-from mmkit.engines import openai_wire as wire
-from mmkit.engines.batch_requests import as_chat, custom_id, request_part
-from mmkit.engines.openai_http import RequestFailed, error_words, plain
+from mmkit.engines.batch_files.requests import as_chat, custom_id, request_part
+from mmkit.engines.openai import wire
+from mmkit.engines.openai.http import RequestFailed, error_words, plain
 from mmkit.errors import DataError
 from mmkit.streams.sources import open_to_seek
 

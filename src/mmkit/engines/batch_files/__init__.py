@@ -1,0 +1,1 @@
+"""Batch files, in OpenAI's format: `requests` writes what is asked, `answers` finds what came back."""
