@@ -172,6 +172,12 @@ def test_deaths_that_no_request_caused_cost_no_request(
     assert max(backend.asked.values()) <= 1 + len(dies_at)
 
 
+def test_a_death_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    answers(Feed(Scripted(dies_at=frozenset({2})), max_in_flight=4), asks(["well"] * 8))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mmkit: vLLM's engine died (killed): asking a fresh one again about ")
+
+
 def test_the_search_for_poison_asks_the_others_few_times_again() -> None:
     fates = ["well"] * 256
     fates[100] = "poison"

@@ -296,6 +296,7 @@ def test_an_engine_that_is_killed_costs_no_row_and_stdout_holds_nothing_but_reco
     assert [row["id"] for row in rows] == ids
     assert all(isinstance(row["prediction"], str) for row in rows)
     assert b"24 rows in, 24 kept" in err
+    assert b"mmkit: vLLM's engine died" in err
     assert b"EngineCore" in err  # vLLM did print, and not there
 
 

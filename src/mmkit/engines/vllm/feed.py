@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from mmkit import console
 from mmkit.engines import Request
 from mmkit.errors import MmkitError, UnavailableError
 
@@ -315,5 +316,6 @@ class _Stream:
             self._settle(suspects[0], self._work.failed(suspects[0].request, f"vLLM's engine dies of it: {died}"))
             self._group = self._feed.max_in_flight
         else:
+            console.say(f"mmkit: vLLM's engine died ({died}): asking a fresh one again about {len(suspects)} requests")
             self._again.extendleft(reversed(suspects))
             self._group = max(1, len(suspects) // 4)
