@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import string
 import sys
 import time
@@ -150,6 +151,30 @@ def test_synthesize_over_a_server_writes_what_it_writes_here(synthesizer_server:
 
 def tasks(path: Path) -> list[tuple[Any, ...]]:
     return [tuple(row[name] for name in ("id", "question", "answer", "rationale")) for row in lines(path)]
+
+
+def test_filter_over_a_server_finds_what_it_finds_here(
+    vllm_server: Server, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    example = {"question": "which colour?", "informative": "it is red", "precise": "red"}
+    shots = {"instruction": "Judge.", "examples": [example | {"verdict": word} for word in ("yes", "no", "open")]}
+    (tmp_path / "shots.json").write_text(json.dumps(shots))
+    words = ("a red circle", "blue", "two or three", "the square", "a word, not a number", "yes")
+    rows = [
+        {"id": f"{i}{j}", "question": "what?", "answer": answer, "rationale": f"it is {reason}"}
+        for i, answer in enumerate(words)
+        for j, reason in enumerate(words)
+    ]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judge = ("--few-shot", "shots.json", "--keep", "no")  # the tiny judge says yes to all, more surely to some
+    server = ("--engine", "openai", "--model", SERVED_AS, "--base-url", vllm_server.base_url)
+    local = ("--model", str(tiny_model("qwen2_vl")), "--dtype", "float32")
+    for name, options in (("served", server), ("local", local)):
+        mmkit(tmp_path, "filter", "tasks.jsonl", *judge, *options, "-o", name, "--dropped", f"{name}.dropped")
+    assert (tmp_path / "served").read_bytes() == (tmp_path / "local").read_bytes()
+    verdicts = [[row["reason"] for row in lines(tmp_path / f"{name}.dropped")] for name in ("served", "local")]
+    assert verdicts[0] == verdicts[1]  # with their probabilities, to three digits
+    assert len(set(verdicts[0])) > 5
 
 
 # --- replicas
