@@ -1,4 +1,4 @@
-"""vLLM in this process: the fastest way on a GPU.
+"""vLLM in this process, with its scheduler and caches.
 
 `feed` keeps the engine busy and in order, `backend` is the engine, `arguments` what it is set up with; `jobs`,
 `writing` and `scoring` hold what is asked of it. vLLM is imported with the model, when the first request comes.
