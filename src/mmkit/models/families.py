@@ -15,3 +15,33 @@ VIDEO_PROCESSORS = {
     "smolvlm": "SmolVLMVideoProcessor",
 }
 """What a saved processor names as its video half. transformers knows it only where torchvision is installed."""
+
+VISION_ENCODERS = {
+    "qwen2_vl": "visual",
+    "qwen2_5_vl": "visual",
+    "qwen3_vl": "visual",
+    "llava": "vision_tower",
+    "llava_next": "vision_tower",
+    "mllama": "vision_model",
+    "idefics3": "vision_model",
+    "smolvlm": "vision_model",
+}
+"""The module of the model that holds the vision encoder. In the qwen families the projector lies within it."""
+
+PROJECTORS = {
+    "qwen2_vl": ("visual.merger",),
+    "qwen2_5_vl": ("visual.merger",),
+    "qwen3_vl": ("visual.merger", "visual.deepstack_merger_list"),
+    "llava": ("multi_modal_projector",),
+    "llava_next": ("multi_modal_projector", "image_newline"),
+    "mllama": ("multi_modal_projector",),
+    "idefics3": ("connector",),
+    "smolvlm": ("connector",),
+}
+"""Modules and parameters of the model that bring what the encoder sees into the language model's space."""
+
+INNER_VISION_FEATURES = frozenset({"llava", "llava_next"})
+"""Families that take the output of an inner layer of the encoder (`vision_feature_layer`): nothing behind it counts."""
+
+ONE_PRECISION = frozenset({"smolvlm"})
+"""Families whose image features are put among the text's as they are, so encoder and language model share a dtype."""
