@@ -58,6 +58,11 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
+    @property
+    def done(self) -> int:
+        """What has been counted so far."""
+        return self._done
+
     def advance(self, count: int = 1, *, total: int | None = None, note: str = "") -> None:
         """Count `count` more, of `total` if that is known by now."""
         self._done += count

@@ -1,37 +1,11 @@
-"""The order of rows and the learning rate are pure functions with known answers."""
+"""The learning rate is a pure function with known answers."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mmkit.training import TuneConfig
-from mmkit.training.schedule import cut, epoch_order, lr_factor
-
-
-@given(st.lists(st.text(max_size=4), max_size=40), st.integers(0, 5), st.integers(0, 5))
-def test_an_epoch_holds_every_row_exactly_once(ids: list[str], seed: int, epoch: int) -> None:
-    assert sorted(epoch_order(ids, seed, epoch)) == list(range(len(ids)))
-
-
-@given(st.lists(st.text(max_size=4), max_size=30, unique=True), st.randoms())
-def test_the_order_of_ids_does_not_depend_on_the_order_of_the_input(ids: list[str], rng) -> None:  # type: ignore[no-untyped-def]
-    mixed = list(ids)
-    rng.shuffle(mixed)
-    assert [ids[i] for i in epoch_order(ids, 0, 1)] == [mixed[i] for i in epoch_order(mixed, 0, 1)]
-
-
-def test_epochs_and_seeds_differ() -> None:
-    ids = [str(i) for i in range(20)]
-    orders = {tuple(epoch_order(ids, seed, epoch)) for seed in range(3) for epoch in range(3)}
-    assert len(orders) == 9
-    assert tuple(range(20)) not in orders
-
-
-def test_the_last_short_batch_is_kept() -> None:
-    assert cut([4, 0, 3, 1, 2], 2) == [[4, 0], [3, 1], [2]]
-    assert cut([], 2) == []
+from mmkit.training.schedule import lr_factor
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,7 +11,12 @@ from mmkit.cli.options import ImageRoot, OptionGroup
 from mmkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmkit.training import TuneConfig
+    from collections.abc import Iterator, Sequence
+
+    from mmkit.console import Progress
+    from mmkit.training import Placement, Sample, StepReport, TuneConfig, TuneReport
+    from mmkit.training.presets import Preset
+    from mmkit.training.samples import Refused
 
 
 @dataclass(eq=False, repr=False)  # what nobody calls costs time at start-up
@@ -19,16 +24,44 @@ class Tuning(OptionGroup):
     """The settings of `mmkit.training.TuneConfig`, as options."""
 
     train: Annotated[
-        Literal["full", "lora"], typer.Option("--train", help="Every parameter, or LoRA on the language model.")
+        Literal["full", "lora", "llm", "projector", "llm+projector"],
+        typer.Option("--train", help="Which weights move: all, LoRA adapters, or parts of the model."),
     ] = "full"
     lora_r: Annotated[int, typer.Option("--lora-r", help="LoRA rank.")] = 16
     lora_alpha: Annotated[float, typer.Option("--lora-alpha", help="LoRA scale is alpha / r.")] = 32.0
     lora_dropout: Annotated[float, typer.Option("--lora-dropout", help="Dropout before the adapters.")] = 0.0
+    lora_targets: Annotated[
+        str | None,
+        typer.Option(
+            "--lora-targets",
+            metavar="NAMES",
+            help='Layers of the language model ("q_proj,v_proj"), or "all" linear layers of the whole model. '
+            "[default: all of the language model]",
+            show_default=False,
+        ),
+    ] = None
     lr: Annotated[float, typer.Option("--lr", help="Peak learning rate.")] = 1e-5
+    lr_vision: Annotated[
+        float | None, typer.Option("--lr-vision", metavar="LR", help="That of the vision encoder, if another.")
+    ] = None
+    lr_projector: Annotated[
+        float | None, typer.Option("--lr-projector", metavar="LR", help="That of the projector, if another.")
+    ] = None
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the rows.")] = 1
     max_steps: Annotated[int | None, typer.Option("--max-steps", metavar="N", help="Steps, in place of epochs.")] = None
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows in a micro-batch.")] = 8
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows in a micro-batch of one process.")] = 8
     accumulation: Annotated[int, typer.Option("--accumulation", help="Micro-batches in a step.")] = 1
+    group_by_length: Annotated[
+        bool, typer.Option("--group-by-length/--no-group-by-length", help="Pad less: like with like within a step.")
+    ] = True
+    modality_batches: Annotated[
+        bool, typer.Option("--modality-batches", help="Batches of text-only or of image rows, never both (MLAN).")
+    ] = False
+    task_sampling: Annotated[
+        Literal["proportional", "uniform", "sqrt", "weights"],
+        typer.Option("--task-sampling", help="How often each task comes; all but the first repeat rows."),
+    ] = "proportional"
+    pack: Annotated[bool, typer.Option("--pack", help="Join the rows of a micro-batch without padding (Qwen).")] = False
     warmup_ratio: Annotated[float, typer.Option("--warmup-ratio", help="Share of the steps that warm up.")] = 0.03
     warmup_steps: Annotated[
         int | None, typer.Option("--warmup-steps", metavar="N", help="Warm-up steps, in place of the ratio.")
@@ -40,7 +73,23 @@ class Tuning(OptionGroup):
     weight_decay: Annotated[float, typer.Option("--weight-decay", help="AdamW's weight decay.")] = 0.0
     adam_beta2: Annotated[float, typer.Option("--adam-beta2", help="AdamW's second beta.")] = 0.999
     max_grad_norm: Annotated[float, typer.Option("--max-grad-norm", help="Clip gradients at this norm.")] = 1.0
-    max_length: Annotated[int, typer.Option("--max-length", help="A longer row is an error; nothing is cut.")] = 4096
+    balance: Annotated[
+        Literal["ew", "tla", "rlw", "dwa", "igb"],
+        typer.Option("--balance", help="Task weights from training losses, the baselines of VisATB."),
+    ] = "ew"
+    balance_window: Annotated[
+        int | None,
+        typer.Option("--balance-window", metavar="N", help="Steps of its averages. [default: dwa 25, igb 100]"),
+    ] = None
+    balance_temperature: Annotated[float, typer.Option("--balance-temperature", help="Temperature of dwa.")] = 2.0
+    weight_norm: Annotated[
+        Literal["lambda", "tokens"], typer.Option("--weight-norm", help="Divide the loss by Σλ or by the token count.")
+    ] = "lambda"
+    max_length: Annotated[int, typer.Option("--max-length", help="Tokens of a row, image tokens included.")] = 4096
+    overlong: Annotated[
+        Literal["reject", "shorten"], typer.Option("--overlong", help="Longer rows; images are never cut.")
+    ] = "reject"
+    val_size: Annotated[float, typer.Option("--val-size", help="Share of the rows held out and measured.")] = 0.0
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Compute activations twice, to save memory.")
     ] = False
@@ -48,6 +97,8 @@ class Tuning(OptionGroup):
         Literal["auto", "float32", "bfloat16", "float64"], typer.Option("--dtype", help="auto: bfloat16 on a GPU.")
     ] = "auto"
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to train.")] = "auto"
+    fsdp: Annotated[bool, typer.Option("--fsdp", help="Shard the language model over the processes.")] = False
+    merge: Annotated[bool, typer.Option("--merge", help="LoRA: also write the whole model with the adapter.")] = False
     seed: Annotated[int, typer.Option("--seed", help="Seed of order, dropout and LoRA's start.")] = 0
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads.")] = None
     workers: Annotated[int, typer.Option("--workers", help="Processes that encode rows ahead.")] = 0
@@ -55,84 +106,228 @@ class Tuning(OptionGroup):
         bool, typer.Option("--check-rows/--no-check-rows", help="Encode every row before the first step.")
     ] = True
     cache_mb: Annotated[int, typer.Option("--cache-mb", help="Memory for encoded rows.")] = 512
+    save_every: Annotated[int, typer.Option("--save-every", metavar="STEPS", help="Checkpoint so often.")] = 500
+    report_to: Annotated[
+        list[str] | None, typer.Option("--report-to", metavar="NAME", help="tensorboard or wandb; repeat for both.")
+    ] = None
 
-    def config(self) -> TuneConfig:
-        """The settings. Raises UsageError where one is impossible."""
+    def config(self, preset: Preset | None, accumulation: int | None) -> TuneConfig:
+        """The settings: what was given, then the preset's, then the defaults. Raises UsageError where one is
+        impossible."""
         from mmkit.training import TuneConfig
 
-        return TuneConfig(**{option.name: getattr(self, option.name) for option in fields(self)})
+        given = self.given()
+        settings: dict[str, Any] = {option.name: getattr(self, option.name) for option in fields(self)}
+        settings["report_to"] = tuple(self.report_to or ())
+        if preset is not None:
+            settings |= {name: value for name, value in preset.settings.items() if name not in given}
+        if accumulation is not None and "accumulation" not in given:
+            settings["accumulation"] = accumulation
+        return TuneConfig(**settings)
+
+    def given(self) -> set[str]:
+        """The options that the command line or mmkit.toml sets."""
+        return {
+            option.name
+            for option in fields(self)
+            if getattr(self.context.get_parameter_source(option.name), "name", "DEFAULT") != "DEFAULT"
+        }
+
+
+@dataclass(eq=False, repr=False)
+class Processes(OptionGroup):
+    """Which processes train."""
+
+    nproc: Annotated[
+        int | None,
+        typer.Option("--nproc", metavar="N", help="Processes on this machine. [default: one for each visible GPU]"),
+    ] = None
+    nnodes: Annotated[int, typer.Option("--nnodes", metavar="N", help="Machines; each runs this command.")] = 1
+    rdzv_endpoint: Annotated[
+        str | None, typer.Option("--rdzv-endpoint", metavar="HOST:PORT", help="Where the machines meet.")
+    ] = None
+
+    def placement(self) -> Placement:
+        """The same as a value. Raises UsageError where it is impossible."""
+        from mmkit.training.config import Placement
+
+        return Placement(self.nproc, self.nnodes, self.rdzv_endpoint)
 
 
 def command(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Records with messages; - is stdin.")],
     out: Annotated[str, typer.Option("-o", "--output", metavar="DIR", help="Where the tuned model goes.")],
     tuning: Tuning,
+    processes: Processes,
     model: Annotated[str | None, typer.Option("--model", metavar="MODEL", help="A directory or a hub id.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", metavar="NAME", help="A paper's settings; what is given beside it overrides them."),
+    ] = None,
+    global_batch: Annotated[
+        int | None, typer.Option("--global-batch", metavar="N", help="Rows of a step over all; sets --accumulation.")
+    ] = None,
     weights: Annotated[
         str | None, typer.Option("--weights", metavar="FILE", help="Weight rows: the λ of each task in the loss.")
     ] = None,
     default_weight: Annotated[
         float | None, typer.Option("--default-weight", metavar="λ", help="For tasks that --weights does not name.")
     ] = None,
+    rejects: Annotated[
+        str | None, typer.Option("--rejects", metavar="FILE", help="Write rows that cannot be trained on here.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on from a checkpoint of the same run in the output.")
+    ] = True,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Check all and write the job, for: torchrun … -m mmkit.training DIR")
+    ] = False,
     image_root: ImageRoot = None,
 ) -> None:
     """Tune a model on conversations, with a weight for each task's tokens.
 
     Assistant turns are in the loss, or the turns that a message's "train" names. Writes safetensors with processor,
-    chat template and generation config, and run.json with what it took.
+    chat template and generation config, run.json with what it took, and log.jsonl. Stopped by Ctrl-C or SIGTERM, or
+    killed, the same command goes on from the last checkpoint, to the same result.
 
     Example: mmkit finetune train.jsonl --model base -o tuned --weights weights.jsonl
     """
+    from contextlib import ExitStack
     from pathlib import Path
 
     from mmkit import console
-    from mmkit.streams import read_rows
-    from mmkit.training import sample_of
+    from mmkit.cli.weights_file import read_task_weights
+    from mmkit.training.presets import preset_named
 
     if model is None:
         raise UsageError('no model: give --model, or set it in mmkit.toml:\n\n[finetune]\nmodel = "…"')
-    config = tuning.config()
-    task_weights = None if weights is None else _task_weights(weights)
-    root = None if image_root is None else Path(image_root)
-    samples = [
-        sample_of(
-            row.record, image_root=root, task_weights=task_weights, default_weight=default_weight, where=row.where
-        )
-        for row in read_rows(inputs)
-    ]
-    if not samples:
-        raise UsageError(f"{', '.join(inputs)}: no rows to train on")
-    from mmkit.training.trainer import finetune
+    placement = processes.placement()
+    chosen = None if preset is None else preset_named(preset)
+    rows_a_step = global_batch or (None if chosen is None else chosen.global_batch)
+    config = tuning.config(chosen, None)
+    if rows_a_step is not None and "accumulation" not in tuning.given():
+        config = tuning.config(chosen, _accumulation(rows_a_step, config, placement))
+    if chosen is not None:
+        console.say(_told(chosen, config, tuning.given()))
+    task_weights = None if weights is None else read_task_weights(weights)
+    by_sampling = config.task_sampling == "weights"
+    samples = _samples(
+        inputs,
+        image_root=None if image_root is None else Path(image_root),
+        task_weights=None if by_sampling else task_weights,
+        default_weight=None if by_sampling else default_weight,
+    )
+    from mmkit.training import finetune as tune
 
-    with console.Progress(f"finetune {model}", unit="steps") as progress:
-        report = finetune(
-            samples,
-            model=model,
-            out=Path(out),
-            config=config,
-            on_step=lambda step: progress.advance(
-                total=step.num_steps,
-                note=f"loss {step.loss:.3f}, {step.tokens / max(step.seconds, 1e-9):,.0f} tokens/s",
-            ),
+    with ExitStack() as stack:
+        arguments: dict[str, Any] = {
+            "model": model,
+            "out": Path(out),
+            "config": config,
+            "placement": placement,
+            "resume": resume,
+            "task_shares": task_weights if by_sampling else None,
+            "command": _command_line(),
+        }
+        if rejects is not None:
+            arguments["on_refused"] = stack.enter_context(_Rejects(rejects)).add
+        if prepare:
+            job, _ = tune.prepare(samples, **arguments)
+            console.say(f"mmkit finetune: the job is in {out}; on each machine: {_torchrun(job.world, placement, out)}")
+            return
+        progress = stack.enter_context(console.Progress(f"finetune {model}", unit="steps"))
+        report = tune.finetune(samples, on_step=lambda step: _advance(progress, step), **arguments)
+    console.say(_summary(report))
+
+
+def _samples(inputs: Sequence[str], **options: Any) -> Iterator[Sample | Refused]:
+    """The rows as samples, or why they are none."""
+    from mmkit.errors import DataError
+    from mmkit.streams import Rejected, read
+    from mmkit.training import sample_of
+    from mmkit.training.samples import Refused
+
+    for row in read(inputs):
+        if isinstance(row, Rejected):
+            where = f"{row.source}:{row.line}"
+            yield Refused(where, row.record, type(row.error)(f"{where}: {row.error}"))
+            continue
+        try:
+            yield sample_of(row.record, where=row.where, **options)
+        except DataError as error:
+            yield Refused(row.where, row.record, error)
+
+
+class _Rejects:
+    """The file of rows that cannot be trained on."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> _Rejects:
+        from pathlib import Path
+
+        self._file = Path(self._path).open("wb")
+        return self
+
+    def add(self, refused: Refused) -> None:
+        """Write one."""
+        from mmkit.streams.run import account
+
+        source, _, line = refused.where.rpartition(":")
+        self._file.write(account("finetune", source, int(line), str(refused.error), refused.record) + b"\n")
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _accumulation(rows_a_step: int, config: TuneConfig, placement: Placement) -> int:
+    """Micro-batches that make a step of `rows_a_step` rows over all processes."""
+    from mmkit.training.launch import num_processes
+
+    at_once = config.batch_size * num_processes(placement, config) * placement.nnodes
+    if rows_a_step % at_once:
+        raise UsageError(
+            f"a step of {rows_a_step} rows cannot be made of micro-batches of {config.batch_size} on "
+            f"{at_once // config.batch_size} processes; change --batch-size or --global-batch"
         )
-    console.say(
-        f"mmkit finetune: {report.rows:,} rows, {report.steps:,} steps, loss {report.losses[0]:.3f} to "
-        f"{report.final_loss:.3f}, {report.text_tokens + report.image_tokens:,} tokens ({report.image_tokens:,} image, "
-        f"{report.loss_tokens:,} in the loss), {report.seconds_per_step:.3f} s a step, "
-        f"{report.trained_parameters:,} parameters trained, in {out}"
+    return rows_a_step // at_once
+
+
+def _told(preset: Preset, config: TuneConfig, given: set[str]) -> str:
+    """What a preset sets, and where it comes from."""
+    values = [f"{name} {getattr(config, name)}{' (given)' if name in given else ''}" for name in preset.settings]
+    rows = [] if preset.global_batch is None else [f"{preset.global_batch} rows a step"]
+    return f"mmkit finetune: preset {preset.name} ({preset.source}): {', '.join([*values, *rows])}"
+
+
+def _advance(progress: Progress, step: StepReport) -> None:
+    used = "" if step.mfu is None else f", MFU {step.mfu:.0%}"
+    speed = step.tokens / max(step.seconds, 1e-9)
+    progress.advance(
+        step.step - progress.done,  # a run that goes on begins in the middle
+        total=step.num_steps,
+        note=f"loss {step.loss:.3f}, lr {step.lr:.2g}, {speed:,.0f} tokens/s{used}",
     )
 
 
-def _task_weights(path: str) -> dict[str, float]:
-    from mmkit.errors import DataError
-    from mmkit.streams import read_records
+def _summary(report: TuneReport) -> str:
+    rejected = f" ({report.rejected:,} rejected)" if report.rejected else ""
+    held_out = "" if report.validation is None else f", {report.validation.loss:.3f} on held-out rows"
+    return (
+        f"mmkit finetune: {report.rows:,} rows{rejected}, {report.steps:,} steps, loss {report.losses[0]:.3f} to "
+        f"{report.final_loss:.3f}{held_out}, {report.text_tokens + report.image_tokens:,} tokens "
+        f"({report.image_tokens:,} image, {report.loss_tokens:,} in the loss), {report.seconds_per_step:.3f} s a step, "
+        f"{report.trained_parameters:,} parameters trained, in {report.out}"
+    )
 
-    weights: dict[str, float] = {}
-    for number, row in enumerate(read_records(path, kind="json"), 1):
-        task, weight = row.get("task"), row.get("weight")
-        if not isinstance(task, str) or isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
-            raise DataError(f'{path}: row {number}: expected {{"task": "…", "weight": 1.0}}')
-        if task in weights:
-            raise DataError(f"{path}: row {number}: task {task!r} a second time")
-        weights[task] = float(weight)
-    return weights
+
+def _torchrun(world: int, placement: Placement, out: str) -> str:
+    nodes = f"--nnodes {placement.nnodes} --rdzv-endpoint {placement.rdzv_endpoint} " if placement.nnodes > 1 else ""
+    return f"torchrun {nodes}--nproc-per-node {world // placement.nnodes} -m mmkit.training {out}"
+
+
+def _command_line() -> tuple[str, ...]:
+    import sys
+
+    return ("mmkit", *sys.argv[1:])

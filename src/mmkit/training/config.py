@@ -56,7 +56,6 @@ class TuneConfig:
     `dtype`: "auto" is bfloat16 on a GPU and float32 on a CPU. With bfloat16, what is trained stays in float32 and the
     arithmetic is autocast. `fsdp` shards the language model over the devices.
     `val_size` is the share of rows, 0 to 1, that is held out and measured after each epoch.
-    `save_every` steps a checkpoint is written; `keep_checkpoints` of them are kept when the run has ended.
     `check_rows` encodes every row before the first step, so that a bad row costs no training time; without it a row
     is looked at when its turn comes. Encoded rows are kept up to `cache_mb` (10^6 bytes).
     `workers` are processes that encode rows ahead of the model; 0 encodes between the steps.
@@ -106,7 +105,6 @@ class TuneConfig:
     check_rows: bool = True
     cache_mb: int = 512
     save_every: int = 500
-    keep_checkpoints: int = 0
     report_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -123,7 +121,6 @@ class TuneConfig:
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"{name} must be above 0, not {value}")
         not_negative = ("weight_decay", "max_grad_norm", "warmup_steps", "workers", "cache_mb", "seed")
-        for name in (*not_negative, "keep_checkpoints"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise UsageError(f"{name} must not be negative, not {value}")
@@ -187,6 +184,11 @@ class Validation:
     def to_wire(self) -> dict[str, Any]:
         """A row of log.jsonl."""
         return {"step": self.step, "val_loss": self.loss, "val_task_losses": dict(self.task_losses)}
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Validation:
+        """The validation of `to_wire`."""
+        return cls(wire["step"], wire["val_loss"], wire["val_task_losses"])
 
 
 @dataclass(frozen=True, slots=True)

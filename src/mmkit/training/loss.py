@@ -1,9 +1,10 @@
 """The λ-weighted token loss, from hidden states, in chunks.
 
-Source: VisATB, eq. 2: L = Σ λ·nll / Σ λ over every valid token of the global batch. This module makes numerators; the
-trainer divides by the denominator of the whole global batch, so that the gradient of many micro-batches is that of
-one big batch. Deviation: none from the equation. The authors' code divides within each forward pass and takes
-`loss != 0` for the valid tokens; here a token is valid where its label is not IGNORED.
+Source: VisATB, eq. 2: L = Σ λ·nll / Σ λ over every valid token of the global batch. This module makes the nll of each
+token; the trainer weighs them and divides by the denominator of the whole global batch, so that the gradient of many
+micro-batches on many devices is that of one big batch. Deviation: none from the equation. The authors' code divides
+within each forward pass and takes `loss != 0` for the valid tokens; here a token is valid where its label is not
+IGNORED.
 """
 
 from __future__ import annotations
@@ -45,35 +46,32 @@ def hidden_states(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
     return taken[0]
 
 
-def weighted_nll(hidden: Tensor, head: nn.Module, labels: Tensor, weights: Tensor, chunk: int | None = None) -> Tensor:
-    """Σ λ·nll over the valid tokens; a scalar in float32 (float64 where `hidden` is).
+def valid_tokens(labels: Tensor) -> Tensor:
+    """Which targets are in the loss, (batch, length - 1): position t predicts label t + 1."""
+    return labels[:, 1:] != IGNORED
 
-    `hidden` is (batch, length, hidden), `labels` (batch, length) with IGNORED where a token is not in the loss,
-    `weights` (batch, length) the λ of each token; position t predicts label t + 1. Valid positions are picked before
-    the head. More than `chunk` of them (default: as many as LOGITS_AT_ONCE allow) are done in chunks whose logits
-    are computed again in the backward pass.
+
+def token_nll(hidden: Tensor, head: nn.Module, labels: Tensor, chunk: int | None = None) -> Tensor:
+    """The negative log-likelihood, in nats, of each valid token in order: (valid tokens,), float32 (float64 where
+    `hidden` is).
+
+    `hidden` is (batch, length, hidden), `labels` (batch, length) with IGNORED where a token is not in the loss. Valid
+    positions are picked before the head. More than `chunk` of them (default: as many as LOGITS_AT_ONCE allow) are done
+    in chunks whose logits are computed again in the backward pass.
     """
-    targets = labels[:, 1:]
-    valid = targets != IGNORED
-    picked, targets, weights = hidden[:, :-1][valid], targets[valid], weights[:, 1:][valid]
+    valid = valid_tokens(labels)
+    picked, targets = hidden[:, :-1][valid], labels[:, 1:][valid]
     if chunk is None:
         chunk = max(1, LOGITS_AT_ONCE // vocabulary_size(head))
     if len(targets) <= chunk:
-        return _nll_sum(picked, head, targets, weights)
-    pieces = zip(*(torch.split(tensor, chunk) for tensor in (picked, targets, weights)), strict=True)
-    parts = [checkpoint(_nll_sum, h, head, t, w, use_reentrant=False) for h, t, w in pieces]
-    return torch.stack(parts).sum()
-
-
-def weight_sum(labels: Tensor, weights: Tensor) -> Tensor:
-    """Σ λ over the valid tokens, in float64: the denominator's share of one micro-batch."""
-    return weights[:, 1:].double()[labels[:, 1:] != IGNORED].sum()
+        return _nll(picked, head, targets)
+    pieces = zip(torch.split(picked, chunk), torch.split(targets, chunk), strict=True)
+    return torch.cat([checkpoint(_nll, h, head, t, use_reentrant=False) for h, t in pieces])
 
 
 def head_of(model: nn.Module) -> nn.Module:
-    """The layer that turns hidden states into logits, of a plain, adapted or wrapped model."""
-    inner: Any = getattr(model, "module", model)
-    return inner.get_output_embeddings()
+    """The layer that turns hidden states into logits, of a plain or adapted model."""
+    return model.get_output_embeddings()  # type: ignore[operator]
 
 
 def vocabulary_size(head: nn.Module) -> int:
@@ -99,8 +97,8 @@ def check_head(model: nn.Module) -> None:
         raise UnavailableError("this model changes its logits after its head; mmkit cannot train it yet")
 
 
-def _nll_sum(hidden: Tensor, head: nn.Module, targets: Tensor, weights: Tensor) -> Tensor:
+def _nll(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
     logits = head(hidden)
     if logits.dtype != torch.float64:
         logits = logits.float()
-    return (F.cross_entropy(logits, targets, reduction="none") * weights.to(logits.dtype)).sum()
+    return F.cross_entropy(logits, targets, reduction="none")

@@ -1,67 +1,103 @@
-"""What a run leaves behind: a directory that is complete or not there."""
+"""What a run leaves behind: weights, what encodes for them, and run.json, which comes last."""
 
 from __future__ import annotations
 
 import json
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.errors import UsageError
-from mmkit.training.config import TuneConfig, TuneReport
+from mmkit.training.config import TuneReport, Validation
+from mmkit.training.job import FOLDER, LOG_FILE, RUN_FILE, Job, full_disk_explained
+from mmkit.training.log import read_losses
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
     from mmkit.models.encoding import Chat
 
-RUN_FILE = "run.json"
 _CURVE_POINTS = 100
+_LAST = ("adapter_config.json", "config.json", RUN_FILE)
+"""What makes loaders and `make` take a directory for a model: it appears when all else is there."""
 
 
-def check_target(out: Path) -> None:
-    """Raise UsageError unless `out` is absent, empty, or left by an earlier run, which will be replaced."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise UsageError(f"{out} is a file, not a directory to write a model to")
-    if any(out.iterdir()) and not (out / RUN_FILE).is_file():
-        raise UsageError(f"{out} holds files that no tuning run left there; choose another directory")
+def save(job: Job, chat: Chat, net: PreTrainedModel, report: TuneReport, state: Mapping[str, Tensor] | None) -> None:
+    """Write the tuned model into the job's OUT, in the place of what an earlier run left there, and end the job.
 
-
-@contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends well, and is removed when it does not."""
-    out = out.absolute()
-    folder = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-        old = out.with_name(f".{out.name}.old")
-        if out.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            out.rename(old)
-        folder.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def save(folder: Path, *, net: nn.Module, chat: Chat, model: str, config: TuneConfig, report: TuneReport) -> None:
-    """Weights (the adapter alone for LoRA) as safetensors, what encodes for them, and RUN_FILE."""
+    Safetensors (the adapter alone for LoRA; with `merge` the whole model, and the adapter in its own folder), processor,
+    chat template, generation config, and RUN_FILE. `state` are the weights, where the model does not hold them whole.
+    Raises LimitError where the disk is full; the job and its last checkpoint are then still there.
+    """
     from mmkit.training.prepare import save_weights
 
-    with _no_bars():
-        save_weights(net, folder, model, config)
-        chat.save(folder)
-    text = json.dumps(run_record(model, config, report), indent=2, ensure_ascii=False)
-    (folder / RUN_FILE).write_text(text + "\n", encoding="utf-8")
+    out, staged = job.out, job.folder / "finished"
+    shutil.rmtree(staged, ignore_errors=True)
+    with full_disk_explained(out), _no_bars():
+        staged.mkdir()
+        save_weights(net, staged, job.model, job.config, state)
+        chat.save(staged)
+        text = json.dumps(run_record(job, report), indent=2, ensure_ascii=False)
+        (staged / RUN_FILE).write_text(text + "\n", encoding="utf-8")
+        for old in sorted(out.iterdir(), key=_order, reverse=True):
+            if old.name not in (FOLDER, LOG_FILE, *job.config.report_to):
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        for new in sorted(staged.iterdir(), key=_order):
+            new.rename(out / new.name)
+    shutil.rmtree(job.folder)
+
+
+def run_record(job: Job, report: TuneReport) -> dict[str, Any]:
+    """What RUN_FILE says: what is needed to run it again, and what it took."""
+    every = max(1, len(report.losses) // _CURVE_POINTS)
+    packages = ("mmkit", "torch", "transformers", "peft", "safetensors")
+    return {
+        "command": list(job.command),
+        "model": job.model,
+        "model_files": dict(job.model_files),
+        "data_sha256": job.data_sha256,
+        "arguments": asdict(job.config),
+        "processes": job.world,
+        "task_shares": job.task_shares,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "rows": report.rows,
+        "rejected": report.rejected,
+        "trained_parameters": report.trained_parameters,
+        "tokens": {"text": report.text_tokens, "image": report.image_tokens, "in_loss": report.loss_tokens},
+        "steps": report.steps,
+        "seconds": round(report.seconds, 3),
+        "seconds_per_step": round(report.seconds_per_step, 6),
+        "loss": {
+            "first": report.losses[0],
+            "final": report.final_loss,
+            "curve": [[i + 1, report.losses[i]] for i in range(0, len(report.losses), every)],
+        },
+        "validation": None if report.validation is None else report.validation.to_wire(),
+    }
+
+
+def read_report(out: Path) -> TuneReport:
+    """The report of the finished run in OUT."""
+    run = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
+    tokens, validation = run["tokens"], run["validation"]
+    return TuneReport(
+        out=out,
+        text_tokens=tokens["text"],
+        image_tokens=tokens["image"],
+        loss_tokens=tokens["in_loss"],
+        losses=tuple(read_losses(out)),
+        validation=None if validation is None else Validation.from_wire(validation),
+        **{name: run[name] for name in ("rows", "rejected", "steps", "trained_parameters", "seconds")},
+    )
+
+
+def _order(path: Path) -> tuple[int, str]:
+    return (_LAST.index(path.name) + 1 if path.name in _LAST else 0, path.name)
 
 
 @contextmanager
@@ -76,29 +112,3 @@ def _no_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def run_record(model: str, config: TuneConfig, report: TuneReport) -> dict[str, Any]:
-    """What RUN_FILE says: versions, arguments, counts, seconds and the loss at up to 100 steps."""
-    every = max(1, len(report.losses) // _CURVE_POINTS)
-    packages = ("mmkit", "torch", "transformers", "peft", "accelerate")
-    return {
-        "model": model,
-        "arguments": asdict(config),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "rows": report.rows,
-        "trained_parameters": report.trained_parameters,
-        "tokens": {
-            "text": report.text_tokens,
-            "image": report.image_tokens,
-            "in_loss": report.loss_tokens,
-        },
-        "steps": report.steps,
-        "seconds": round(report.seconds, 3),
-        "seconds_per_step": round(report.seconds_per_step, 6),
-        "loss": {
-            "first": report.losses[0],
-            "final": report.final_loss,
-            "curve": [[i + 1, report.losses[i]] for i in range(0, len(report.losses), every)],
-        },
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,14 @@ from torch import nn
 from mmkit.errors import UnavailableError, UsageError
 from mmkit.models.families import ONE_PRECISION
 from mmkit.models.loading import load_model
-from mmkit.models.parts import PARTS, dead_parameters, knows_parts, part_of
+from mmkit.models.parts import PARTS, Part, dead_parameters, knows_parts, part_of
 from mmkit.training.config import TuneConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
-_TRAINED_PARTS = {
+_TRAINED_PARTS: dict[str, tuple[Part, ...]] = {
     "full": PARTS,
     "llm": ("llm",),
     "projector": ("projector",),
@@ -207,19 +208,29 @@ def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def save_weights(net: PreTrainedModel, folder: Path, model: str, config: TuneConfig) -> None:
+def save_weights(
+    net: PreTrainedModel, folder: Path, model: str, config: TuneConfig, state: Mapping[str, Tensor] | None = None
+) -> None:
     """Write safetensors, config and generation config; for LoRA the adapter, which names its base.
 
-    A base that is a directory is named by its absolute path, so that the adapter loads from anywhere.
+    A base that is a directory is named by its absolute path, so that the adapter loads from anywhere. With
+    `config.merge` the whole model is written, and the adapter into the folder "adapter" beside it. `state` are the
+    weights, where `net` does not hold them whole.
     """
     net.eval()
     if config.train == "lora":
+        place = folder / "adapter" if config.merge else folder
         name = str(Path(model).resolve()) if Path(model).is_dir() else model
         net.peft_config["default"].base_model_name_or_path = name
+        net.save_pretrained(place, save_embedding_layers=False, state_dict=state)
+        (place / "README.md").unlink()  # an empty form of peft's
         net.generation_config.save_pretrained(folder)
-        net.save_pretrained(folder, save_embedding_layers=False)
-        (folder / "README.md").unlink()  # an empty form of peft's
+        if config.merge:
+            dtype = torch.float64 if config.dtype == "float64" else None
+            load_model(model, adapter=str(place), dtype=dtype).save_pretrained(folder)
         return
-    if runs_in_bfloat16(config):
+    if state is None and runs_in_bfloat16(config):
         net = net.to(torch.bfloat16)
-    net.save_pretrained(folder)
+    elif state is not None and runs_in_bfloat16(config):
+        state = {key: tensor.to(torch.bfloat16) for key, tensor in state.items()}
+    net.save_pretrained(folder, state_dict=state)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmkit.errors import DataError, MissingInputError
+from mmkit.errors import DataError, MissingInputError, MmkitError
 from mmkit.images import LoadedImage, load
 
 
@@ -33,12 +33,41 @@ class Sample:
         """What messages call it: file and line where they are known, and the id."""
         return _label(self.id, self.where)
 
+    def to_wire(self) -> dict[str, Any]:
+        """The sample as a JSON object."""
+        root = None if self.image_root is None else str(self.image_root.absolute())
+        return {
+            **{name: getattr(self, name) for name in ("id", "task", "weight", "where")},
+            "messages": list(self.messages),
+            "images": list(self.images),
+            "image_root": root,
+        }
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Sample:
+        """The sample of `to_wire`."""
+        return cls(
+            **{name: wire[name] for name in ("id", "task", "weight", "where")},
+            messages=tuple(wire["messages"]),
+            images=tuple(wire["images"]),
+            image_root=None if wire["image_root"] is None else Path(wire["image_root"]),
+        )
+
     def load_images(self) -> list[LoadedImage]:
         """The decoded images, in order. Raises DataError or MissingInputError, naming the record."""
         try:
             return [load(reference, self.image_root) for reference in self.images]
         except (DataError, MissingInputError) as error:
             raise type(error)(f"{self.label}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row that cannot be trained on: where it was read, what could be read of it, and why."""
+
+    where: str
+    record: Mapping[str, Any] | str
+    error: MmkitError
 
 
 def sample_of(

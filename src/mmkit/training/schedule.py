@@ -1,26 +1,10 @@
-"""Which row comes when, and how fast to learn at each step. Pure functions; no torch."""
+"""How fast to learn at each step. Pure functions; no torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-from mmkit.seeds import derive
 from mmkit.training.config import TuneConfig
-
-
-def epoch_order(ids: Sequence[str], seed: int, epoch: int) -> list[int]:
-    """A permutation of the rows' indices for one epoch, every row exactly once.
-
-    A row's place depends on (seed, epoch, id) alone, so the order of the input file does not matter; rows that share
-    an id keep their order.
-    """
-    return sorted(range(len(ids)), key=lambda i: (derive(seed, ids[i], f"finetune.order.{epoch}"), i))
-
-
-def cut(order: Sequence[int], size: int) -> list[list[int]]:
-    """Consecutive batches of `size`; the last one may be shorter and is kept."""
-    return [list(order[start : start + size]) for start in range(0, len(order), size)]
 
 
 def num_warmup_steps(total: int, config: TuneConfig) -> int:

@@ -1,231 +1,382 @@
-"""`finetune`: samples and a model in, a tuned model or an adapter out."""
+"""The training loop: one process' part in a run, from the job on disk to the tuned model.
+
+The loop is our own. What stands between a forward pass and an optimizer step decides whether the loss is exact, whether
+a run can go on to the bit after a stop, and whether the vision encoder stays where it is on a step without an image; a
+general trainer has its own ideas of each (docs/adr/0015).
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from torch import Tensor
 
-from mmkit.errors import DataError, LimitError
+from mmkit.errors import LimitError
+from mmkit.models.families import CROSS_ATTENTION
 from mmkit.models.loading import load_chat
-from mmkit.training import output
+from mmkit.seeds import derive
+from mmkit.training import checkpoints, output, packing, sharding
+from mmkit.training.balance import balance_of
 from mmkit.training.collate import Batch, Batches, Collator
-from mmkit.training.config import StepReport, TuneConfig, TuneReport
-from mmkit.training.loss import check_head, head_of, hidden_states, weight_sum, weighted_nll
-from mmkit.training.prepare import on_gpu, prepare_model, runs_in_bfloat16
-from mmkit.training.rows import Rows, check
-from mmkit.training.samples import Sample
+from mmkit.training.config import StepReport, TuneConfig, TuneReport, Validation
+from mmkit.training.flops import Flops
+from mmkit.training.job import Fact, Job, read_job
+from mmkit.training.log import logged, read_losses
+from mmkit.training.loss import check_head, head_of, hidden_states, token_nll, valid_tokens
+from mmkit.training.plan import Step, epoch_plan, num_steps
+from mmkit.training.prepare import on_gpu, parameter_groups, prepare_model, runs_in_bfloat16
+from mmkit.training.ranks import Ranks, clip_, grad_norm
+from mmkit.training.rows import Rows
 from mmkit.training.schedule import lr_factor
+from mmkit.training.stopping import Stopped
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
     from mmkit.models.encoding import Chat
 
 OnStep = Callable[[StepReport], None]
+StopRequested = Callable[[], str | None]
+
+_COUNTS = ("text_tokens", "image_tokens", "loss_tokens")
 
 
-def finetune(
-    samples: Sequence[Sample],
-    *,
-    model: str,
+def run(
     out: Path,
-    config: TuneConfig,
+    ranks: Ranks,
+    *,
+    rows: Rows | None = None,
     on_step: OnStep | None = None,
-) -> TuneReport:
-    """Tune `model` (a directory or hub id) on `samples` and leave a directory `out` that from_pretrained loads.
+    stop_requested: StopRequested = lambda: None,
+) -> None:
+    """Do the job in `out`, from its last checkpoint on, and leave the tuned model and run.json there.
 
-    The loss is Σ λ·nll / Σ λ over the valid tokens of each optimizer step's rows (VisATB, eq. 2; deviation: none).
-    `out` holds safetensors, processor, chat template, generation config and `run.json`; it is written beside its
-    place and renamed, so it is complete or not there. `on_step` hears of every optimizer step.
-
-    Raises DataError for a row that cannot be trained on (with `config.check_rows` before the first step) and for a
-    model directory that is none, MissingInputError for an image that is not there, UsageError where `out` is
-    something else's directory, LimitError where the loss or the gradient stops being finite; no `out` is then left.
+    `rows` are the job's, where they have been encoded already. `on_step` hears, in the main process, of every optimizer
+    step. Once `stop_requested` says why, a checkpoint is written and Stopped is raised. Raises DataError for a row
+    that cannot be trained on and a checkpoint that is not sound, LimitError where the loss or the gradient stops being
+    finite and where the disk is full.
     """
-    if not samples:
-        raise DataError("there is no row to train on")
-    output.check_target(out)
-    with _threads(config.threads):
-        chat = load_chat(model)
-        rows = Rows(samples, chat, config.max_length, config.cache_mb * 10**6)
-        if config.check_rows:
-            check(rows, config.workers)
-        net = prepare_model(model, config)
-        check_head(net)
-        with output.staged(out) as folder:
-            trainer = WeightedTrainer(net, rows, chat, config, folder, on_step)
-            trainer.train()
-            report = trainer.report(out)
-            output.save(folder, net=net, chat=chat, model=model, config=config, report=report)
-    return report
+    job = read_job(out)
+    with _threads(job.config.threads):
+        chat = load_chat(job.model)
+        if rows is None:
+            rows = rows_of(job.samples(), chat, job.config)
+        Tuning(job, chat, rows, ranks, on_step, stop_requested).run()
 
 
-class WeightedTrainer(Trainer):
-    """transformers' Trainer with the exact weighted loss.
+def rows_of(samples: Any, chat: Chat, config: TuneConfig) -> Rows:
+    """The samples, encoded as the settings say."""
+    return Rows(
+        samples, chat, max_length=config.max_length, overlong=config.overlong, cache_bytes=config.cache_mb * 10**6
+    )
 
-    The stock one averages the means of micro-batches for models that take no loss arguments, and knows no weights.
-    Here `compute_loss` returns a micro-batch's share of the global loss, and the denominator is that of all
-    micro-batches of the step.
-    """
 
-    loss_is_scaled_for_ga = True  # the shares add up to the loss: nothing is left to divide
+class Tuning:
+    """A model, its optimizer, and where a run is: `step` optimizer steps are done, `position` of them in `epoch`."""
 
     def __init__(
         self,
-        net: PreTrainedModel,
-        rows: Rows,
+        job: Job,
         chat: Chat,
-        config: TuneConfig,
-        folder: Path,
+        rows: Rows,
+        ranks: Ranks,
         on_step: OnStep | None = None,
+        stop_requested: StopRequested = lambda: None,
     ) -> None:
-        with _unchanged(net.config):
-            super().__init__(model=net, args=_arguments(config, folder))
-        self.remove_callback(PrinterCallback)  # it prints to stdout
-        self._config, self._rows, self._collator, self._on_step = config, rows, Collator(chat), on_step
-        self._step_batches: Sequence[Batch] = ()
-        self._step_began = 0.0
-        self._reports: list[StepReport] = []
-        self._counts = dict.fromkeys(("text_tokens", "image_tokens", "loss_tokens"), 0)
+        config = job.config
+        self.job, self.config, self.chat, self.ranks = job, config, chat, ranks
+        self._rows, self._on_step, self._stop_requested = rows, on_step, stop_requested
+        facts = job.facts()
+        self._trained_on = [fact for fact in facts if not fact.held_out]
+        self._held_out = [fact for fact in facts if fact.held_out]
+        self.tasks = sorted({fact.task for fact in facts}, key=lambda task: (task is not None, task))
+        self._collator = Collator(chat, {task: number for number, task in enumerate(self.tasks)})
+        self._one_modality = config.modality_batches or chat.family in CROSS_ATTENTION
+        self.num_steps = num_steps(self._trained_on, config, **self._plan_options())
 
-    def get_train_dataloader(self) -> Batches:
-        """Batches in our own order; not handed to accelerate, which would shard and pad them its own way."""
-        return Batches(self._rows, self._collator, self._config, pin_memory=on_gpu(self._config))
+        self.net: PreTrainedModel = prepare_model(job.model, config, ranks.device)
+        self._check_model()
+        if config.fsdp:
+            sharding.shard(self.net, ranks, config)
+        self.parameters = list(checkpoints.trained(self.net).values())
+        self.optimizer = _optimizer(self.net, config)
+        self.balance = balance_of(config, len(self.tasks))
+        self._flops = Flops.of(self.net, config, ranks)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
-        """Warm-up and schedule of `mmkit.training.schedule`."""
-        self.lr_scheduler = LambdaLR(
-            optimizer or self.optimizer, lambda step: lr_factor(step, num_training_steps, self._config)
+        self.step = self.epoch = self.position = 0
+        self.seconds = 0.0
+        self.counts = dict.fromkeys(_COUNTS, 0)
+        self.validation: Validation | None = None
+
+    def run(self) -> None:
+        """Train from the last checkpoint on, and save."""
+        self._resume()
+        with logged(self.job, self.ranks, self.step) as self._log:
+            self._train()
+        self._save()
+
+    # --- the loop
+
+    def _train(self) -> None:
+        self.net.train()
+        while self.step < self.num_steps:
+            plan = self._plan(self._trained_on, self.epoch)
+            left = plan[self.position :][: self.num_steps - self.step]
+            for batches in self._batches(left, self._trained_on):
+                self._one_step(batches)
+                if self.step % self.config.save_every == 0 and self.step < self.num_steps:
+                    self.save_checkpoint()
+            if self.position == len(plan):
+                self.epoch, self.position = self.epoch + 1, 0
+            self._validate()
+
+    def _one_step(self, batches: Sequence[Batch]) -> None:
+        began = time.perf_counter()
+        tokens, own_weights, counts, stop = self._count(batches)
+        if stop:
+            self.save_checkpoint()
+            raise Stopped(self._stop_requested(), self.step, self.job.out)
+        lambdas = torch.tensor(self.balance.task_weights(self.step, tokens.tolist()), dtype=torch.float64)
+        denominator = float(tokens.sum() if self.config.weight_norm == "tokens" else lambdas @ own_weights)
+        rate = lr_factor(self.step, self.num_steps, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * rate
+        torch.manual_seed(derive(self.config.seed, str(self.ranks.rank), f"finetune.step.{self.step}") >> 1)
+
+        shares, nll = self._backward(batches, lambdas / denominator if denominator else torch.zeros_like(lambdas))
+        totals = self.ranks.sum(torch.cat([shares.sum()[None], nll]).cpu())
+        loss, nll = float(totals[0]), totals[1:]
+        if not math.isfinite(loss):
+            bad = [batch for batch, share in zip(batches, shares.tolist(), strict=True) if not math.isfinite(share)]
+            self._give_up("loss", loss, bad)
+        norm = self._move(batches) if denominator else 0.0
+        self.balance.observe(nll.tolist(), tokens.tolist())
+
+        self.step, self.position = self.step + 1, self.position + 1
+        for name, count in counts.items():
+            self.counts[name] += count
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        self._report(
+            StepReport(
+                step=self.step,
+                num_steps=self.num_steps,
+                loss=loss,
+                lr=self.config.lr * rate,
+                grad_norm=norm,
+                tokens=counts["text_tokens"] + counts["image_tokens"],
+                seconds=seconds,
+                task_losses=self._by_task(nll, tokens),
+                mfu=self._flops.utilisation(batches, seconds),
+            )
         )
-        self._created_lr_scheduler = True
-        return self.lr_scheduler
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
-    ) -> tuple[list[Batch], Tensor]:
-        """The micro-batches of one optimizer step, and the denominator of its loss."""
-        self._step_began = time.perf_counter()
-        batches, denominator = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._step_batches = batches
-        return batches, denominator
+    def _count(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor, dict[str, int], bool]:
+        """Over all processes and micro-batches of a step: the valid tokens and Σλ of each task, the counts of the
+        report, and whether anybody wants to stop."""
+        tokens, weights = (torch.zeros(len(self.tasks), dtype=torch.float64) for _ in range(2))
+        for batch in batches:
+            valid = valid_tokens(batch["labels"])
+            tasks, own = batch["tasks"][:, 1:][valid], batch["weights"][:, 1:][valid]
+            tokens.index_add_(0, tasks, torch.ones_like(own))
+            weights.index_add_(0, tasks, own)
+        counts = [float(sum(batch[name] for batch in batches)) for name in _COUNTS]
+        stop = float(self._stop_requested() is not None)
+        totals = self.ranks.sum(torch.cat([tokens, weights, torch.tensor([*counts, stop], dtype=torch.float64)]))
+        tokens, weights, others = totals.split([len(self.tasks), len(self.tasks), len(_COUNTS) + 1])
+        *counted, stopping = others.tolist()
+        return tokens, weights, dict(zip(_COUNTS, map(int, counted), strict=True)), stopping > 0
 
-    def _get_num_items_in_batch(self, batch_samples: Sequence[Batch], device: torch.device) -> Tensor:
-        """Σ λ over the valid tokens of all micro-batches of the step."""
-        shares = [weight_sum(batch["labels"], batch["weights"]) for batch in batch_samples]
-        return torch.stack(shares).sum().to(device)
+    def _backward(self, batches: Sequence[Batch], coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        """Add up the gradients of this process. Gives the share of each micro-batch in the loss, and for each task the
+        sum of its tokens' nll. `coefficients` are λ over the denominator, by task."""
+        nll = torch.zeros(len(self.tasks), dtype=torch.float64, device=self.ranks.device)
+        coefficients = coefficients.to(self.ranks.device)
+        shares = []
+        for number, batch in enumerate(batches, 1):
+            sharding.sync(self.net, number == len(batches))
+            of_tokens, tasks, weights = self._forward(batch)
+            share = (of_tokens * (weights * coefficients[tasks]).to(of_tokens.dtype)).sum()
+            share.backward()
+            shares.append(share.detach().double())
+            nll.index_add_(0, tasks, of_tokens.detach().double())
+        return torch.stack(shares), nll
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Batch,
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
-    ) -> Tensor:
-        """A micro-batch's share of the global loss. A step whose weights are all 0 has loss 0."""
-        assert num_items_in_batch is not None and not return_outputs
-        with self.accelerator.autocast():
-            hidden = hidden_states(model, inputs["inputs"])
-            total = weighted_nll(hidden, head_of(model), inputs["labels"], inputs["weights"])
-        loss = total / num_items_in_batch.to(total.dtype).clamp_min(1e-30)
-        self._stop_unless_finite("loss", loss.item(), [inputs])
-        return loss
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The nll, the task and the row's λ of each valid token of a micro-batch."""
+        batch = _moved(batch, self.ranks.device)
+        if self.config.pack:
+            batch = packing.pack(self.net, batch)
+        bfloat16 = runs_in_bfloat16(self.config)
+        with torch.autocast(self.ranks.device.type, torch.bfloat16) if bfloat16 else nullcontext():
+            hidden = hidden_states(self.net, batch["inputs"])
+            nll = token_nll(hidden, head_of(self.net), batch["labels"])
+        valid = valid_tokens(batch["labels"])
+        return nll, batch["tasks"][:, 1:][valid], batch["weights"][:, 1:][valid]
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> float:
-        """The norm before clipping. This is the last moment before the optimizer would spoil the weights."""
-        norm = float(super()._get_grad_norm(model, grad_norm=grad_norm))
-        self._stop_unless_finite("gradient norm", norm, self._step_batches)
-        return norm
+    def _move(self, batches: Sequence[Batch]) -> float:
+        """One optimizer step; gives the gradient's norm before clipping. Nothing moves unless it is finite."""
+        self.ranks.sum_gradients(self.parameters)
+        norm = grad_norm(self.parameters, self.ranks)
+        if not math.isfinite(norm):
+            self._give_up("gradient norm", float(norm), batches)
+        clip_(self.parameters, norm, self.config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
 
-    def _stop_unless_finite(self, what: str, value: float, batches: Sequence[Batch]) -> None:
-        if math.isfinite(value):
+    def _give_up(self, what: str, value: float, batches: Sequence[Batch]) -> None:
+        ids = [
+            repr(record_id) for rank in self.ranks.gather([b["ids"] for b in batches]) for b in rank for record_id in b
+        ]
+        raise LimitError(f"step {self.step + 1}: the {what} is {value}; records of the batch: {', '.join(ids)}")
+
+    # --- what is measured beside it
+
+    def _validate(self) -> None:
+        """Measure the held-out rows."""
+        if not self._held_out:
             return
-        ids = ", ".join(repr(record_id) for batch in batches for record_id in batch["ids"])
-        raise LimitError(f"step {self.state.global_step + 1}: the {what} is {value}; records of the batch: {ids}")
+        sums = torch.zeros(2, len(self.tasks), dtype=torch.float64)
+        self.net.eval()
+        for (batch,) in self._batches(self._plan(self._held_out, 0), self._held_out):
+            with torch.no_grad():
+                nll, tasks, _ = self._forward(batch)
+            sums[0].index_add_(0, tasks.cpu(), nll.cpu().double())
+            sums[1].index_add_(0, tasks.cpu(), torch.ones(len(tasks), dtype=torch.float64))
+        self.net.train()
+        nll, tokens = self.ranks.sum(sums)
+        loss = float(nll.sum() / tokens.sum())
+        self.validation = Validation(self.step, loss, self._by_task(nll, tokens))
+        self._log.add(self.validation)
 
-    def floating_point_ops(self, inputs: Batch) -> int:
-        """Not counted: the stock estimate walks over all parameters at every step."""
-        return 0
+    def _by_task(self, nll: Tensor, tokens: Tensor) -> dict[str, float]:
+        """The mean of a token, for the tasks that have any."""
+        return {
+            task or "": total / count
+            for task, total, count in zip(self.tasks, nll.tolist(), tokens.tolist(), strict=True)
+            if count
+        }
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Called by Trainer after every step, and once more at the end with a summary that is not a step's."""
-        super().log(logs, start_time)
-        if "grad_norm" not in logs:
-            return
-        for name in self._counts:
-            self._counts[name] += sum(batch[name] for batch in self._step_batches)
-        step = StepReport(
-            step=self.state.global_step,
-            num_steps=self.state.max_steps,
-            loss=logs["loss"],
-            lr=logs["learning_rate"],
-            grad_norm=logs["grad_norm"],
-            tokens=sum(batch["text_tokens"] + batch["image_tokens"] for batch in self._step_batches),
-            seconds=time.perf_counter() - self._step_began,
-        )
-        self._reports.append(step)
-        if self._on_step is not None:
+    def _report(self, step: StepReport) -> None:
+        self._log.add(step)
+        if self._on_step is not None and self.ranks.is_main:
             self._on_step(step)
 
-    def report(self, out: Path) -> TuneReport:
-        """The totals so far."""
-        return TuneReport(
-            out=out,
-            rows=len(self._rows),
-            steps=len(self._reports),
-            trained_parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
-            seconds=sum(step.seconds for step in self._reports),
-            losses=tuple(step.loss for step in self._reports),
-            **self._counts,
+    # --- rows
+
+    def _plan_options(self) -> dict[str, Any]:
+        return {
+            "world": self.ranks.world,
+            "one_modality": self._one_modality,
+            "task_weights": self.job.task_shares,
+        }
+
+    def _plan(self, facts: Sequence[Fact], epoch: int) -> list[Step]:
+        config = self.config
+        if facts is self._held_out:
+            config = replace(config, accumulation=1, task_sampling="proportional")
+        return epoch_plan(facts, config, epoch=epoch, **self._plan_options())
+
+    def _batches(self, plan: Sequence[Step], facts: Sequence[Fact]) -> Iterator[list[Batch]]:
+        """This process' micro-batches of each step."""
+        mine = [micro_step[self.ranks.rank] for step in plan for micro_step in step]
+        loader = iter(
+            Batches(
+                self._rows,
+                [fact.index for fact in facts],
+                mine,
+                self._collator,
+                workers=self.config.workers,
+                pin_memory=on_gpu(self.config),
+            )
         )
+        for step in plan:
+            yield [next(loader) for _ in step]
+
+    # --- the model and its checkpoints
+
+    def _check_model(self) -> None:
+        check_head(self.net)
+        if self.config.gradient_checkpointing:
+            self.net.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.config.pack:
+            packing.check_family(self.chat.family)
+            packing.check_packing(self.net)
+
+    def save_checkpoint(self) -> None:
+        """Write what the run needs to go on from here."""
+        weights = sharding.full_tensors(checkpoints.trained(self.net))
+        optimizer = sharding.full_tensors(checkpoints.optimizer_tensors(self.net, self.optimizer))
+        if self.ranks.is_main:
+            self._log.flush()
+            state = {
+                "epoch": self.epoch,
+                "position": self.position,
+                "seconds": self.seconds,
+                "counts": self.counts,
+                "balance": self.balance.state(),
+                "validation": None if self.validation is None else self.validation.to_wire(),
+            }
+            tensors: Mapping[str, Mapping[str, Tensor]] = {"weights": weights, "optimizer": optimizer}
+            checkpoints.save(self.job.folder, self.step, state, tensors)
+        self.ranks.barrier()
+
+    def _resume(self) -> None:
+        checkpoint = checkpoints.latest(self.job.folder)
+        if checkpoint is None:
+            return
+        state = checkpoint.state
+        checkpoints.restore_weights(self.net, checkpoint)
+        checkpoints.restore_optimizer(self.net, self.optimizer, checkpoint.tensors("optimizer"))
+        self.step, self.epoch, self.position = checkpoint.step, state["epoch"], state["position"]
+        self.seconds, self.counts = state["seconds"], dict(state["counts"])
+        self.balance.restore(state["balance"])
+        if state["validation"] is not None:
+            self.validation = Validation.from_wire(state["validation"])
+
+    def _save(self) -> None:
+        state = sharding.full_tensors(self.net.state_dict()) if self.config.fsdp else None
+        if self.ranks.is_main:
+            report = TuneReport(
+                out=self.job.out,
+                rows=len(self._trained_on),
+                rejected=self.job.num_rejected,
+                steps=self.step,
+                trained_parameters=sum(parameter.numel() for parameter in self.parameters),
+                seconds=self.seconds,
+                losses=tuple(read_losses(self.job.out)),
+                validation=self.validation,
+                **self.counts,
+            )
+            output.save(self.job, self.chat, self.net, report, state)
+        self.ranks.barrier()
 
 
-def _arguments(config: TuneConfig, folder: Path) -> TrainingArguments:
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.accumulation,
-        num_train_epochs=config.epochs,
-        max_steps=-1 if config.max_steps is None else config.max_steps,
-        learning_rate=config.lr,
-        weight_decay=config.weight_decay,
-        adam_beta1=config.adam_beta1,
-        adam_beta2=config.adam_beta2,
-        adam_epsilon=config.adam_epsilon,
-        max_grad_norm=config.max_grad_norm,
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
-        bf16=runs_in_bfloat16(config),
-        use_cpu=not on_gpu(config),
-        seed=config.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # it would hide what we stop at
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        skip_memory_metrics=True,
+def _optimizer(net: PreTrainedModel, config: TuneConfig) -> torch.optim.AdamW:
+    """AdamW over the groups, each of which remembers its peak learning rate."""
+    groups = [{**group, "peak_lr": group["lr"]} for group in parameter_groups(net, config)]
+    return torch.optim.AdamW(
+        groups,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        # On a GPU one kernel for all; a mixture of sharded and whole parameters has none.
+        fused=on_gpu(config) and not config.fsdp,
+        foreach=False if config.fsdp else None,
     )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # never torch's DataParallel, whose replicas break the hooks
-    return arguments
 
 
-@contextmanager
-def _unchanged(model_config: PretrainedConfig) -> Iterator[None]:
-    """Trainer switches `use_cache` off in the config, which is saved with the model; our forward is told instead."""
-    before = dict(vars(model_config))
-    yield
-    vars(model_config).clear()
-    vars(model_config).update(before)
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch["inputs"].items()}
+    others = {name: batch[name].to(device, non_blocking=True) for name in ("labels", "weights", "tasks")}
+    return {**batch, "inputs": inputs, **others}
 
 
 @contextmanager

@@ -1,0 +1,175 @@
+"""`finetune`: samples and a model in, a tuned model or an adapter out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmkit.errors import UsageError
+from mmkit.models.loading import load_chat
+from mmkit.training import checkpoints
+from mmkit.training.config import Placement, StepReport, TuneConfig, TuneReport
+from mmkit.training.job import (
+    FOLDER,
+    Job,
+    OnRefused,
+    StoredSamples,
+    check_target,
+    files_of,
+    read_job,
+    refuse_none,
+    remove,
+    write_facts,
+    write_samples,
+)
+from mmkit.training.launch import num_processes, run_under_torchrun
+from mmkit.training.output import read_report
+from mmkit.training.ranks import connected
+from mmkit.training.rows import Rows
+from mmkit.training.samples import Refused, Sample
+from mmkit.training.stopping import StopSignal
+from mmkit.training.trainer import rows_of, run
+
+OnStep = Callable[[StepReport], None]
+
+ONE_PROCESS = Placement(nproc=1)
+
+
+def finetune(
+    samples: Iterable[Sample | Refused],
+    *,
+    model: str,
+    out: Path,
+    config: TuneConfig,
+    placement: Placement = ONE_PROCESS,
+    resume: bool = True,
+    on_step: OnStep | None = None,
+    on_refused: OnRefused = refuse_none,
+    task_shares: Mapping[str, float] | None = None,
+    command: tuple[str, ...] = (),
+) -> TuneReport:
+    """Tune `model` (a directory or hub id) on `samples` and leave a directory `out` that from_pretrained loads.
+
+    The loss is Σ λ·nll / Σ λ over the valid tokens of each optimizer step's rows, of all processes (VisATB, eq. 2;
+    deviation: none). A run that was stopped goes on from its last checkpoint, where `out` holds one of the same
+    samples, model and settings; without `resume` it begins anew. `on_step` hears of every optimizer step, `on_refused`
+    of every row that cannot be trained on; without it such a row is an error.
+
+    Raises DataError for a row that cannot be trained on (with `config.check_rows` before the first step) and for a
+    model directory that is none, MissingInputError for an image that is not there, UsageError where `out` is something
+    else's directory or holds another run's checkpoint, Stopped (a LimitError) after a signal, and LimitError where the
+    loss or the gradient stops being finite.
+    """
+    job, rows = prepare(
+        samples,
+        model=model,
+        out=out,
+        config=config,
+        placement=placement,
+        resume=resume,
+        on_refused=on_refused,
+        task_shares=task_shares,
+        command=command,
+    )
+    try:
+        if job.world > 1:
+            run_under_torchrun(out, placement, job.world // placement.nnodes, _steps_to(on_step))
+        else:
+            with connected(config) as ranks, StopSignal(out) as stop:
+                run(out, ranks, rows=rows, on_step=on_step, stop_requested=stop.requested)
+    except BaseException:
+        _tidy(out)
+        raise
+    return read_report(out)
+
+
+def prepare(
+    samples: Iterable[Sample | Refused],
+    *,
+    model: str,
+    out: Path,
+    config: TuneConfig,
+    placement: Placement = ONE_PROCESS,
+    resume: bool = True,
+    on_refused: OnRefused = refuse_none,
+    task_shares: Mapping[str, float] | None = None,
+    command: tuple[str, ...] = (),
+) -> tuple[Job, Rows | None]:
+    """Write the job of `finetune` into `out` without doing it. Gives it, and its rows where they have been encoded.
+
+    Arguments and errors are those of `finetune`, without the ones of training.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "finetune starts torchrun by itself; under an outer one, write the job with --prepare and run: "
+            "torchrun … -m mmkit.training OUT"
+        )
+    check_target(out)
+    chat = load_chat(model)
+    folder = out / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix="new-", dir=folder))
+    try:
+        data_sha256, num_refused = write_samples(staging, samples, on_refused)
+        job = Job(
+            out=out,
+            model=model,
+            config=config,
+            world=num_processes(placement, config) * placement.nnodes,
+            model_files=files_of(model),
+            task_shares=task_shares,
+            data_sha256=data_sha256,
+            num_rejected=num_refused,
+            command=command,
+        )
+        checkpoint = checkpoints.latest(folder) if resume else None
+        if checkpoint is not None:
+            return _gone_on_with(job, checkpoint.step), None
+        rows = rows_of(StoredSamples(staging / "samples.jsonl"), chat, config)
+        job = replace(job, num_rejected=num_refused + write_facts(staging, rows, config, on_refused))
+        checkpoints.remove_all(folder)
+        for name in ("samples.jsonl", "rows.jsonl"):
+            (staging / name).replace(folder / name)
+        job.write()
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        _tidy(out)
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return job, rows
+
+
+def _gone_on_with(job: Job, step: int) -> Job:
+    """The job that stopped after `step` steps, if it is the same as `job`, which then takes its place."""
+    before = read_job(job.out)
+    differences = job.differences(before)
+    if differences:
+        raise UsageError(
+            f"{job.out} holds a checkpoint after step {step:,} of another run; go on with the same, choose another "
+            f"directory, or begin anew with --no-resume\n" + "\n".join(differences)
+        )
+    job = replace(job, num_rejected=before.num_rejected)
+    job.write()
+    return job
+
+
+def _steps_to(on_step: OnStep | None) -> Callable[[Mapping[str, Any]], None]:
+    """What turns rows of the log into reports of steps."""
+
+    def hear(row: Mapping[str, Any]) -> None:
+        if on_step is not None and "loss" in row:
+            on_step(StepReport(**row))
+
+    return hear
+
+
+def _tidy(out: Path) -> None:
+    """Leave nothing of a run that has nothing to go on from."""
+    if not checkpoints.any_in(out / FOLDER):
+        remove(out)
