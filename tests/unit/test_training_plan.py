@@ -322,5 +322,6 @@ def test_no_rows_are_no_steps() -> None:
 
 
 def test_planning_imports_no_torch() -> None:
-    code = "import sys, mmkit.training.plan; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    modules = "mmkit.training.plan, mmkit.training.balance, mmkit.training.presets"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

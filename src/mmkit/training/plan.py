@@ -88,7 +88,7 @@ def epoch_plan(
     epoch: at its end the learning rate would pass over a modality with few rows.
 
     Raises UsageError where sampling by weights lacks the weight of a task, or has an impossible one.
-    Source: MLAN, App. (mini-batches of one modality in random order). Deviation: none.
+    Source: MLAN, Appendix E.1 (mini-batches of one modality in random order). Deviation: none.
     """
     lengths = [row.length for row in rows]
     batches = _global_batches(rows, np.array(lengths, np.int64), config, epoch, world, one_modality, task_weights)
