@@ -35,15 +35,20 @@ _TEXT_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_id
 class Encoded:
     """One conversation, not padded.
 
-    `input_ids` and `in_loss` have one entry a token, image placeholders expanded; a prompt has nothing in the loss.
-    `image_inputs` is what the family's image processor made of this conversation's images, empty for text alone.
-    `num_image_tokens` is how many of the tokens stand for images.
+    `input_ids`, `in_loss` and `is_image` have one entry a token, image placeholders expanded: whether it is learned (a
+    prompt has nothing in the loss), and whether it stands for an image. `image_inputs` is what the family's image
+    processor made of this conversation's images, empty for text alone.
     """
 
     input_ids: list[int]
     in_loss: list[bool]
+    is_image: list[bool]
     image_inputs: dict[str, Tensor]
-    num_image_tokens: int
+
+    @property
+    def num_image_tokens(self) -> int:
+        """How many of the tokens stand for images."""
+        return sum(self.is_image)
 
 
 class Chat:
@@ -103,19 +108,22 @@ class Chat:
         the model is to write the conversation by itself, and learns all between such turns and the end of text too.
         Where a template closes no turn, the end of text is learned after the last one.
         "assistant" appends the generation prompt, "user" the opening of a user turn. Raises DataError where image
-        parts and images differ in number, nothing is in the loss, or the template cannot do it.
+        parts and images differ in number, nothing is in the loss or an image is, or the template cannot do it.
         """
         pieces, texts = self._layout(messages, len(images), open_turn)
+        for piece in pieces:
+            if piece.kind == "image" and piece.in_loss:
+                raise DataError(
+                    f"images[{piece.index}] stands in a turn that is learned, and no model learns to write one"
+                )
         image_inputs, replacements = self._process_images(images)
         stretches = [Stretch.of(piece, texts, replacements) for piece in pieces]
         ids, cover = self._tokenise(stretches)
         in_loss = [any(stretch.in_loss for stretch in stretches[first:last]) for first, last in cover]
         if open_turn is None and not any(in_loss):
             raise DataError("no turn of this conversation is learned: it has no assistant turn that is trained")
-        num_image_tokens = sum(
-            any(stretch.kind == "image" for stretch in stretches[first:last]) for first, last in cover
-        )
-        return Encoded(ids, in_loss, image_inputs, num_image_tokens)
+        is_image = [any(stretch.kind == "image" for stretch in stretches[first:last]) for first, last in cover]
+        return Encoded(ids, in_loss, is_image, image_inputs)
 
     def encode_unexpanded(
         self, messages: Sequence[Mapping[str, Any]], num_images: int, *, open_turn: str

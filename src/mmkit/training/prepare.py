@@ -151,7 +151,7 @@ def _check_parts(net: PreTrainedModel, config: TuneConfig) -> None:
 
 def _choose_parts(net: PreTrainedModel, config: TuneConfig) -> None:
     family, trained = net.config.model_type, _TRAINED_PARTS[config.train]
-    by_part: dict[str, list[nn.Parameter]] = {part: [] for part in PARTS}
+    by_part: dict[Part, list[nn.Parameter]] = {part: [] for part in PARTS}
     for name, parameter in net.named_parameters():
         by_part[part_of(name, family)].append(parameter)
     for part in trained:

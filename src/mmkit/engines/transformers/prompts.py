@@ -25,7 +25,8 @@ def encode_ids(ids: list[int]) -> Encoded:
     """Text that is tokens already."""
     from mmkit.models.encoding import Encoded
 
-    return Encoded(input_ids=ids, in_loss=[False] * len(ids), image_inputs={}, num_image_tokens=0)
+    nowhere = [False] * len(ids)
+    return Encoded(input_ids=ids, in_loss=nowhere, is_image=nowhere, image_inputs={})
 
 
 def check_context(model: Any, encoded: Encoded, num_more: int) -> None:
