@@ -10,58 +10,48 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from training_kit import CONFIG, CORPUS, base, one_batch, pictures, rows_of, samples
-from transformers import TrainerCallback
+from training_kit import CONFIG, CORPUS, base, one_batch, pictures, samples, tuning_of
 
 from mmkit.errors import DataError, UnavailableError
 from mmkit.models.loading import load_chat, load_model
 from mmkit.testing import tiny_models
-from mmkit.training import Sample, TuneConfig
-from mmkit.training.collate import Batches, Collator
-from mmkit.training.loss import IGNORED, check_head, head_of, hidden_states, weighted_nll
+from mmkit.training import Sample
+from mmkit.training.log import logged, read_losses
+from mmkit.training.loss import IGNORED, check_head, head_of, hidden_states, token_nll, valid_tokens
+from mmkit.training.plan import Place
 from mmkit.training.prepare import prepare_model
-from mmkit.training.trainer import WeightedTrainer
 
 pytestmark = pytest.mark.tiny
 __all__ = ["base", "pictures", "samples"]  # fixtures
 
 
-class _Gradients(TrainerCallback):  # type: ignore[misc]
-    """Keeps the gradients of the last step as the optimizer would see them."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, torch.Tensor] = {}
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
-        self.kept = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-
-def trained_gradients(
-    samples: Sequence[Sample], base: str, folder: Path, *, spoiled: bool = False, **settings: Any
-) -> dict[str, torch.Tensor]:
-    """The gradients of one optimizer step of the real trainer, unclipped."""
+def trained_gradients(samples: Sequence[Sample], base: str, folder: Path, **settings: Any) -> dict[str, torch.Tensor]:
+    """The gradients of one optimizer step of the real run, unclipped, as the optimizer sees them."""
     config = dataclasses.replace(CONFIG, max_steps=1, max_grad_norm=0.0, **settings)
-    net = adapted(base, config)
-    trainer = WeightedTrainer(net, rows_of(samples, base), load_chat(base), config, folder)
-    gradients = _Gradients()
-    trainer.add_callback(gradients)
-    trainer.train()
-    return gradients.kept
+    tuning = tuning_of(samples, base, folder / "gradients", config, resume=False)
+    shake_adapters(tuning.net)
+    kept: dict[str, torch.Tensor] = {}
+
+    def keep(*_: Any) -> None:
+        kept.update({n: p.grad.clone() for n, p in tuning.net.named_parameters() if p.grad is not None})
+
+    tuning.optimizer.register_step_pre_hook(keep)
+    tuning.run()
+    return kept
 
 
-def adapted(base: str, config: TuneConfig) -> Any:
-    """The model of a run. Fresh adapters are zero in one half; here both halves are random, so that both learn."""
+def shake_adapters(net: Any) -> None:
+    """Fresh adapters are zero in one half; here both halves are random, so that both learn."""
     torch.manual_seed(1)
-    net = prepare_model(base, config)
     for name, parameter in net.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
-    return net
 
 
 def reference_gradients(samples: Sequence[Sample], base: str, **settings: Any) -> dict[str, torch.Tensor]:
     """Eq. 2 written out over one batch of all rows, from the model's own full logits."""
-    net = adapted(base, dataclasses.replace(CONFIG, **settings))
+    net = prepare_model(base, dataclasses.replace(CONFIG, **settings))
+    shake_adapters(net)
     net.train()
     batch = one_batch(samples, base)
     logits = net(**batch["inputs"]).logits
@@ -101,10 +91,18 @@ def test_the_gradient_is_exact_in_every_family(family: str, samples: list[Sample
     assert worst(expected, seen) <= 1e-12
 
 
-def test_rows_that_cannot_share_a_batch_are_named(samples: list[Sample], tmp_path: Path) -> None:
+def test_mllama_never_mixes_modalities_in_a_batch(samples: list[Sample], tmp_path: Path) -> None:
     tiny_models.build("mllama", tmp_path / "base", corpus=CORPUS, hidden_size=64, tokenizer="words")
-    with pytest.raises(DataError, match=r"records 'row-\d'(, 'row-\d'){7}: mllama cannot hold text-only rows"):
-        trained_gradients(samples, str(tmp_path / "base"), tmp_path)
+    tuning = tuning_of(samples, str(tmp_path / "base"), tmp_path / "out", dataclasses.replace(CONFIG, epochs=2))
+    collator, mixtures = tuning._collator, list[set[bool]]()
+
+    def watched(rows: Any) -> Any:
+        mixtures.append({bool(row.encoded.image_inputs) for row, _ in rows})
+        return collator(rows)
+
+    tuning._collator = watched  # type: ignore[assignment]
+    tuning.run()
+    assert sorted(map(sorted, mixtures)) == [[False], [False], [True], [True]]
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
@@ -147,36 +145,46 @@ def test_a_row_twice_is_a_row_of_weight_2(samples: list[Sample], base: str, tmp_
 
 
 def test_a_step_of_weight_0_only_moves_nothing(samples: list[Sample], base: str, tmp_path: Path) -> None:
-    gradients = trained_gradients(with_weights(samples, [0.0] * 8), base, tmp_path)
-    assert gradients and all(not tensor.any() for tensor in gradients.values())
+    """Nor does Adam's momentum of the steps before it, or weight decay."""
+    trained = with_weights(samples[:4], [1.0] * 4)
+    config = dataclasses.replace(CONFIG, batch_size=4, weight_decay=0.5, epochs=2)
+    tuning = tuning_of([*trained, *with_weights(samples[4:], [0.0] * 4)], base, tmp_path / "out", config)
+    facts = tuning._trained_on
+    moved: list[bool] = []
+    with logged(tuning.job, tuning.ranks, 0) as tuning._log:
+        tuning._began = 0.0
+        for indices in ((0, 1, 2, 3), (4, 5, 6, 7), (0, 1, 2, 3)):
+            before = [p.detach().clone() for p in tuning.parameters]
+            (batches,) = tuning._batches([((tuple(map(Place, indices)),),)], facts)
+            tuning._one_step(batches)
+            moved.append(any(not torch.equal(old, new) for old, new in zip(before, tuning.parameters, strict=True)))
+    assert moved == [True, False, True]
+    assert list(read_losses(tmp_path / "out"))[1] == 0
 
 
 def test_the_loss_in_chunks_is_the_loss_in_one_piece(samples: list[Sample], base: str) -> None:
     net = load_model(base, device="cpu", dtype=torch.float64)
     check_head(net)
     batch = one_batch(samples, base)
+    weights = batch["weights"][:, 1:][valid_tokens(batch["labels"])]
     results = []
     for chunk in (1, 7, None):
         net.zero_grad()
-        loss = weighted_nll(hidden_states(net, batch["inputs"]), head_of(net), batch["labels"], batch["weights"], chunk)
+        nll = token_nll(hidden_states(net, batch["inputs"]), head_of(net), batch["labels"], chunk)
+        loss = (nll * weights).sum()
         loss.backward()
-        results.append((loss.item(), {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}))
-    for loss_value, gradients in results[:-1]:
-        assert loss_value == pytest.approx(results[-1][0], rel=1e-12)
+        results.append((nll.detach(), {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}))
+    for nll, gradients in results[:-1]:
+        torch.testing.assert_close(nll, results[-1][0], rtol=1e-12, atol=0)
         assert worst(results[-1][1], gradients) <= 1e-12
 
 
 def test_a_batch_with_nothing_in_the_loss_has_gradient_0_not_nan(samples: list[Sample], base: str) -> None:
     net = load_model(base, device="cpu", dtype=torch.float32)
     batch = one_batch(samples[:2], base)
-    loss = weighted_nll(
-        hidden_states(net, batch["inputs"]),
-        head_of(net),
-        torch.full_like(batch["labels"], IGNORED),
-        batch["weights"],
-    )
-    loss.backward()
-    assert loss.item() == 0
+    nll = token_nll(hidden_states(net, batch["inputs"]), head_of(net), torch.full_like(batch["labels"], IGNORED))
+    nll.sum().backward()
+    assert nll.shape == (0,)
     assert all(not p.grad.any() for p in net.parameters() if p.grad is not None)
 
 
@@ -189,33 +197,20 @@ def test_the_trained_tokens_are_the_assistants_words_and_their_ends(samples: lis
         said = [m["content"][-1]["text"] for m in sample.messages if m["role"] == "assistant"]
         trained = chat.tokenizer.decode(labels[valid], skip_special_tokens=False)
         assert [text.strip() for text in trained.split(end)] == [*said, ""]
-        assert weights[valid].tolist() == pytest.approx([sample.weight] * int(valid.sum()))
+        assert weights[valid].tolist() == [sample.weight] * int(valid.sum())
     assert batch["loss_tokens"] == int((batch["labels"] != IGNORED).sum())
     assert batch["image_tokens"] == 5 * 9
     assert batch["text_tokens"] + batch["image_tokens"] == int(batch["inputs"]["attention_mask"].sum())
 
 
-def test_every_row_comes_once_an_epoch_in_an_order_of_its_own(samples: list[Sample], base: str) -> None:
-    config = dataclasses.replace(CONFIG, batch_size=3)
-    batches = Batches(rows_of(samples, base), Collator(load_chat(base)), config, pin_memory=False)
-    orders = []
-    for epoch in range(3):
-        batches.set_epoch(epoch)
-        got = [batch["ids"] for batch in batches]
-        assert [len(ids) for ids in got] == [3, 3, 2]
-        orders.append([record_id for ids in got for record_id in ids])
-    assert all(sorted(order) == sorted(s.id for s in samples) for order in orders)
-    assert len({tuple(order) for order in orders}) == 3
-
-
-def test_the_trainer_walks_through_the_epochs(samples: list[Sample], base: str, tmp_path: Path) -> None:
+def test_the_run_walks_through_the_epochs(samples: list[Sample], base: str, tmp_path: Path) -> None:
     """Three epochs of 8 rows in micro-batches of 3, two a step: 2 steps an epoch, the second of one micro-batch."""
     config = dataclasses.replace(CONFIG, batch_size=3, accumulation=2, epochs=3)
-    net = prepare_model(base, config)
+    tuning = tuning_of(samples, base, tmp_path / "out", config)
     seen: list[list[str]] = []
-    trainer = WeightedTrainer(net, rows_of(samples, base), load_chat(base), config, tmp_path)
-    trainer._on_step = lambda _: seen.append([i for b in trainer._step_batches for i in b["ids"]])
-    trainer.train()
+    count = tuning._count
+    tuning._count = lambda batches: seen.append([i for b in batches for i in b["ids"]]) or count(batches)  # type: ignore[func-returns-value, method-assign]
+    tuning.run()
     assert [len(ids) for ids in seen] == [6, 2] * 3
     epochs = [seen[i] + seen[i + 1] for i in (0, 2, 4)]
     assert all(sorted(ids) == sorted(s.id for s in samples) for ids in epochs)

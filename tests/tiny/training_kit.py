@@ -13,7 +13,10 @@ from mmkit.models.loading import load_chat
 from mmkit.testing import tiny_models
 from mmkit.training import Sample, TuneConfig
 from mmkit.training.collate import Collator
+from mmkit.training.finetune import prepare
+from mmkit.training.ranks import Ranks
 from mmkit.training.rows import Rows
+from mmkit.training.trainer import Tuning, rows_of
 
 COLOURS = ("red", "blue", "green", "yellow", "white", "purple", "orange", "grey")
 CORPUS = [*COLOURS, "what colour is it say please are you sure yes hello 0 1 2 3 4 5 6 7 ?"]
@@ -67,10 +70,18 @@ def samples(pictures: Path) -> list[Sample]:
     return made
 
 
-def rows_of(samples: Sequence[Sample], base: str, config: TuneConfig = CONFIG) -> Rows:
-    return Rows(samples, load_chat(base), config.max_length, config.cache_mb * 10**6)
+def encoded(samples: Sequence[Sample], base: str, config: TuneConfig = CONFIG) -> Rows:
+    return rows_of(samples, load_chat(base), config)
 
 
 def one_batch(samples: Sequence[Sample], base: str) -> dict[str, Any]:
-    rows = rows_of(samples, base)
-    return Collator(load_chat(base))([rows[i] for i in range(len(rows))])  # type: ignore[return-value]
+    rows = encoded(samples, base)
+    numbers = {task: number for number, task in enumerate(sorted({s.task for s in samples}, key=str))}
+    return Collator(load_chat(base), numbers)([(rows[i], False) for i in range(len(rows))])  # type: ignore[return-value]
+
+
+def tuning_of(samples: Sequence[Sample], base: str, out: Path, config: TuneConfig, **options: Any) -> Tuning:
+    """A run that is about to begin, in one process."""
+    job, rows = prepare(samples, model=base, out=out, config=config, **options)
+    assert rows is not None
+    return Tuning(job, load_chat(base), rows, Ranks())

@@ -120,7 +120,7 @@ class TuneConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"{name} must be above 0, not {value}")
-        not_negative = ("weight_decay", "max_grad_norm", "warmup_steps", "workers", "cache_mb", "seed")
+        for name in ("weight_decay", "max_grad_norm", "warmup_steps", "workers", "cache_mb", "seed"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise UsageError(f"{name} must not be negative, not {value}")

@@ -120,7 +120,7 @@ def check_target(out: Path) -> None:
         return
     if not out.is_dir():
         raise UsageError(f"{out} is a file, not a directory to write a model to")
-    if any(out.iterdir()) and not any((out / name).exists() for name in (RUN_FILE, FOLDER)):
+    if any(out.iterdir()) and not any((out / name).exists() for name in (RUN_FILE, FOLDER, LOG_FILE)):
         raise UsageError(f"{out} holds files that no tuning run left there; choose another directory")
 
 
@@ -244,8 +244,11 @@ class StoredSamples(Sequence[Sample]):
 
 
 def remove(out: Path) -> None:
-    """Take away a job and its checkpoints, and OUT with them where nothing else is in it."""
+    """Take away a job and its checkpoints, an empty log, and OUT where nothing else is in it."""
     shutil.rmtree(out / FOLDER, ignore_errors=True)
+    log = out / LOG_FILE
+    if log.is_file() and not log.stat().st_size:
+        log.unlink()
     if out.is_dir() and not any(out.iterdir()):
         out.rmdir()
 

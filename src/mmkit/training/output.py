@@ -30,9 +30,9 @@ _LAST = ("adapter_config.json", "config.json", RUN_FILE)
 def save(job: Job, chat: Chat, net: PreTrainedModel, report: TuneReport, state: Mapping[str, Tensor] | None) -> None:
     """Write the tuned model into the job's OUT, in the place of what an earlier run left there, and end the job.
 
-    Safetensors (the adapter alone for LoRA; with `merge` the whole model, and the adapter in its own folder), processor,
-    chat template, generation config, and RUN_FILE. `state` are the weights, where the model does not hold them whole.
-    Raises LimitError where the disk is full; the job and its last checkpoint are then still there.
+    Safetensors (the adapter alone for LoRA; with `merge` the whole model, and the adapter in its own folder),
+    processor, chat template, generation config, and RUN_FILE. `state` are the weights, where the model does not hold
+    them whole. Raises LimitError where the disk is full; the job and its last checkpoint are then still there.
     """
     from mmkit.training.prepare import save_weights
 

@@ -22,10 +22,6 @@ from mmkit.errors import UsageError
 from mmkit.seeds import derive, generator
 from mmkit.training.config import TuneConfig
 
-_STEPS_PER_CHUNK = 50
-"""How many global batches are sorted by length together: enough that the rows of one are nearly equally long, and few
-enough that the batches of an epoch are not the same every time."""
-
 
 @dataclass(frozen=True, slots=True)
 class RowFacts:
@@ -79,10 +75,10 @@ def epoch_plan(
     an order drawn once for the run, and every epoch goes on where the one before stopped. So at the end of each epoch
     no row of a task was drawn k + 1 times while another was not drawn k times, in that epoch or since the start.
 
-    Batches. With `group_by_length`, about 50 global batches of rows are sorted by length together and cut, and the
-    batches shuffled again. The rows of a step are then alike in length, and hence often in task: task weights, which
-    only weigh the tasks of a step against each other, lose force. Switch it off where weights matter. The rows that
-    fill no global batch are a random draw and make the last, shorter step.
+    Batches. With `group_by_length` the rows of a step are sorted by length before they are cut into micro-steps, so
+    that like is padded with like. Which rows make a step is left to chance: steps of like rows would be steps of one
+    task, often, and task weights, which weigh the tasks of a step against each other, would lose their force. The last
+    step of an epoch may be shorter.
     With `modality_batches`, or `one_modality` for a model that cannot mix them, a whole step is text-only or
     image-only, on any number of ranks and micro-steps. Each modality then has its own shorter step, anywhere in the
     epoch: at its end the learning rate would pass over a modality with few rows.
@@ -91,7 +87,7 @@ def epoch_plan(
     Source: MLAN, Appendix E.1 (mini-batches of one modality in random order). Deviation: none.
     """
     lengths = [row.length for row in rows]
-    batches = _global_batches(rows, np.array(lengths, np.int64), config, epoch, world, one_modality, task_weights)
+    batches = _global_batches(rows, config, epoch, world, one_modality, task_weights)
     return [_step(batch, lengths, config, world) for batch in batches]
 
 
@@ -225,7 +221,6 @@ def _images_by_epoch(source: _Source, rows: Sequence[RowFacts], config: TuneConf
 
 def _global_batches(
     rows: Sequence[RowFacts],
-    lengths: _Indices,
     config: TuneConfig,
     epoch: int,
     world: int,
@@ -238,24 +233,11 @@ def _global_batches(
         has_image = np.array([row.has_image for row in rows], bool)[order]
         kinds = [order[~has_image], order[has_image]]
     size = _global_batch_size(config, world)
-    if config.group_by_length:
-        kinds = [_grouped_by_length(kind, lengths, size) for kind in kinds]
     batches = [kind[start : start + size] for kind in kinds for start in range(0, len(kind), size)]
     generator(config.seed, str(epoch), "finetune.steps").shuffle(batches)
     if len(kinds) == 1:
         batches.sort(key=len, reverse=True)  # stable: only the short one moves, to the end
     return batches
-
-
-def _grouped_by_length(order: _Indices, lengths: _Indices, size: int) -> _Indices:
-    """`order` with its whole batches of `size` sorted, longest first, within chunks of consecutive batches.
-
-    A small set still has four chunks: a single one would give the same batches in every epoch.
-    """
-    whole = len(order) - len(order) % size
-    chunk = size * min(_STEPS_PER_CHUNK, max(1, len(order) // (4 * size)))
-    by_chunk_and_length = np.lexsort((-lengths[order[:whole]], np.arange(whole) // chunk))
-    return np.concatenate([order[:whole][by_chunk_and_length], order[whole:]])
 
 
 def _step(batch: _Indices, lengths: Sequence[int], config: TuneConfig, world: int) -> Step:
@@ -268,10 +250,10 @@ def _step(batch: _Indices, lengths: Sequence[int], config: TuneConfig, world: in
 
 def _dealt(indices: Sequence[int], lengths: Sequence[int], world: int) -> MicroStep:
     """The rows dealt over the ranks: the longest one left always goes to the rank with the fewest tokens and room."""
+    if world == 1:
+        return (tuple(map(Place, indices)),)
     longest_first = sorted(indices, key=lengths.__getitem__, reverse=True)
     places = [Place(index) for index in longest_first]
-    if world == 1:
-        return (tuple(places),)
     places += [Place(longest_first[-1], padding=True)] * (-len(places) % world)
     room = len(places) // world
     hands: list[list[Place]] = [[] for _ in range(world)]

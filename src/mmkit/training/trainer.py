@@ -129,16 +129,17 @@ class Tuning:
         while self.step < self.num_steps:
             plan = self._plan(self._trained_on, self.epoch)
             left = plan[self.position :][: self.num_steps - self.step]
+            self._began = time.perf_counter()
             for batches in self._batches(left, self._trained_on):
                 self._one_step(batches)
                 if self.step % self.config.save_every == 0 and self.step < self.num_steps:
                     self.save_checkpoint()
+                self._began = time.perf_counter()
             if self.position == len(plan):
                 self.epoch, self.position = self.epoch + 1, 0
             self._validate()
 
     def _one_step(self, batches: Sequence[Batch]) -> None:
-        began = time.perf_counter()
         tokens, own_weights, counts, stop = self._count(batches)
         if stop:
             self.save_checkpoint()
@@ -162,7 +163,7 @@ class Tuning:
         self.step, self.position = self.step + 1, self.position + 1
         for name, count in counts.items():
             self.counts[name] += count
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - self._began  # the wait for the rows counted
         self.seconds += seconds
         self._report(
             StepReport(
