@@ -10,10 +10,13 @@ import torch
 from distributed_kit import WORKERS, torchrun
 from workers.ranks_worker import SHAPES, gradient, none_at_all, parameters, told
 
+from mmkit.errors import LimitError
 from mmkit.training import TuneConfig
 from mmkit.training.ranks import Ranks, clip_, connected, grad_norm
 
 pytestmark = pytest.mark.tiny
+
+CPU = TuneConfig(device="cpu")
 
 
 def on_two(case: str, folder: Path) -> list[dict[str, Any]]:
@@ -65,7 +68,7 @@ def test_what_the_processes_tell_each_other(tmp_path: Path) -> None:
 
 
 def test_one_process_needs_no_group_and_changes_nothing() -> None:
-    with connected(TuneConfig(device="cpu")) as here:
+    with connected(CPU) as here:
         assert not torch.distributed.is_initialized()
         mine = parameters(0)
         here.sum_gradients(mine)
@@ -84,3 +87,8 @@ def test_clipping_leaves_small_gradients_alone_to_the_bit() -> None:
     clip_(mine, norm, 0)
     for parameter, old in zip(mine, before, strict=True):
         assert (parameter.grad is None) if old is None else torch.equal(parameter.grad, old)
+
+
+def test_a_full_gpu_is_said_in_words() -> None:
+    with pytest.raises(LimitError, match=r"memory is full; .*\(tried to allocate 2 GiB\)"), connected(CPU):
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")

@@ -18,8 +18,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from mmkit.errors import UnavailableError, UsageError
+from mmkit.errors import LimitError
 from mmkit.training.config import TuneConfig
+from mmkit.training.prepare import device_of
 
 _T = TypeVar("_T")
 
@@ -165,30 +166,32 @@ def connected(config: TuneConfig) -> Iterator[Ranks]:
     """The processes that torchrun started, by gloo on a CPU and by NCCL on GPUs, one of these for each process.
 
     Where torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK) is absent the run is one process. Raises
-    UnavailableError where a GPU is asked for and none is there, UsageError where a node has more processes than GPUs.
+    UnavailableError where a GPU is asked for and none is there, UsageError where a node has more processes than GPUs,
+    LimitError where a GPU's memory is full.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    rank, local_rank = int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0"))
-    device = _device(config, local_rank)
+    device = device_of(config)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if world == 1:
-        yield Ranks(device=device)
+        with _full_memory_explained():
+            yield Ranks(device=device)
         return
     gpu = device if device.type == "cuda" else None
     dist.init_process_group("gloo" if gpu is None else "nccl", timeout=_PATIENCE, device_id=gpu)
-    yield Ranks(rank, world, device)
+    with _full_memory_explained():
+        yield Ranks(int(os.environ["RANK"]), world, device)
     # Not where an error is under way: the others may be waiting in a collective, and NCCL would wait for them.
     dist.destroy_process_group()
 
 
-def _device(config: TuneConfig, local_rank: int) -> torch.device:
-    available = torch.cuda.is_available()
-    if config.device == "cuda" and not available:
-        raise UnavailableError("no CUDA device is available; leave the device out to train on the CPU")
-    if not available or config.device == "cpu":
-        return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if local_rank >= count:
-        raise UsageError(f"{count} GPUs are visible here, too few for a process number {local_rank + 1}")
-    return torch.device("cuda", local_rank)
+@contextmanager
+def _full_memory_explained() -> Iterator[None]:
+    """Turn what a full GPU raises into one sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise LimitError(
+            "the GPU's memory is full; a smaller batch_size with more accumulation leaves the result as it is, "
+            f"gradient checkpointing and fsdp take less too ({error})"
+        ) from error
