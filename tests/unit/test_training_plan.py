@@ -310,6 +310,15 @@ def test_the_steps_are_counted_as_they_are_planned(
     assert num_steps(rows, config, world=world, task_weights=WEIGHTS) == sum(map(len, planned))
 
 
+def test_epochs_may_differ_in_steps() -> None:
+    # Two rows of each task an epoch. Task a walks in a circle of three, so in one of three epochs its image is left out
+    # and all rows are text: 2 + 2 + 1 steps.
+    rows = [*make(2, task="a"), *make(1, task="a", images=True), *make(1, task="b")]
+    config = TuneConfig(batch_size=4, modality_batches=True, task_sampling="uniform", epochs=3)
+    assert sorted(len(epoch_plan(rows, config, epoch=epoch)) for epoch in range(3)) == [1, 2, 2]
+    assert num_steps(rows, config) == 5
+
+
 def test_max_steps_overrides_the_epochs() -> None:
     assert num_steps(make(100), TuneConfig(epochs=3, max_steps=5)) == 5
 

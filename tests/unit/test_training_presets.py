@@ -24,7 +24,7 @@ NAMES = [
     "two-stage-1",
 ]
 
-OURS = {"batch_size", "gradient_checkpointing", "group_by_length", "modality_batches"}
+OURS = {"batch_size", "gradient_checkpointing", "modality_batches"}
 """How rows are batched and held in memory, which the tables do not say."""
 
 
@@ -81,7 +81,7 @@ def test_llava_1_5_and_visatb_which_follows_it() -> None:
         }
         assert preset_named(name).global_batch == 128
         assert preset_named(name).settings["batch_size"] == 16
-    assert preset_named("visatb").settings["group_by_length"] is False
+    assert "modality_batches" not in preset_named("visatb").settings
     assert preset_named("llava-1.5").settings["modality_batches"] is True
 
 

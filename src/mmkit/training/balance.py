@@ -156,7 +156,7 @@ class DynamicWeightAverage:
 
     def state(self) -> dict[str, Any]:
         """`losses`: the task means (None for an absent task) of the last two windows."""
-        return {"losses": [list(losses) for losses in self._losses]}
+        return {"losses": list(self._losses)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Raises DataError where the tasks or the balance are others."""

@@ -89,10 +89,9 @@ def _presets() -> list[Preset]:
         Preset(
             "visatb",
             "VisATB, section 3.1 (settings of LLaVA-1.5) and its released script",
-            {**_LLAVA_1_5, "group_by_length": False},
+            _LLAVA_1_5,
             128,
-            "Batch 128 as 8 A100 × 16. Rows are not grouped by length, as in the released script: rows alike in length "
-            "are alike in task, and task weights act only between the tasks of one step.",
+            "Batch 128 as 8 A100 × 16. Steps mix text and images, as in the released script; LLaVA-1.5's do not.",
         ),
         Preset(
             "mlan",
