@@ -111,11 +111,6 @@ class Chat:
         parts and images differ in number, nothing is in the loss or an image is, or the template cannot do it.
         """
         pieces, texts = self._layout(messages, len(images), open_turn)
-        for piece in pieces:
-            if piece.kind == "image" and piece.in_loss:
-                raise DataError(
-                    f"images[{piece.index}] stands in a turn that is learned, and no model learns to write one"
-                )
         image_inputs, replacements = self._process_images(images)
         stretches = [Stretch.of(piece, texts, replacements) for piece in pieces]
         ids, cover = self._tokenise(stretches)
@@ -256,7 +251,12 @@ def _read(messages: Sequence[Mapping[str, Any]], *, training: bool) -> tuple[tup
                 raise DataError(f"messages[{number}].content: expected text and image parts, got {kind!r}")
         train = message.get("train")
         learned = training and (role == "assistant" if train is None else bool(train))
-        turns.append(Turn(role, tuple(part["type"] for part in content), learned))
+        parts = tuple(part["type"] for part in content)
+        if learned and "image" in parts:
+            raise DataError(
+                f"messages[{number}].content: a turn that is learned holds an image, which no model can write"
+            )
+        turns.append(Turn(role, parts, learned))
     return tuple(turns), texts
 
 

@@ -204,6 +204,8 @@ class ChatTemplate:
         kinds = [kind for turn in shape for kind in turn.parts]
         if images != (expected := kinds.count("image")):
             raise DataError(f"the chat template of {self._name} writes {images} images where there are {expected}")
+        if any(piece.kind == "image" and piece.in_loss for piece in pieces):
+            raise DataError(f"the chat template of {self._name} writes an image into a turn that is learned")
         if [piece.index for piece in pieces if piece.kind == "text"] != list(range(kinds.count("text"))):
             raise DataError(f"the chat template of {self._name} leaves out texts of a conversation or repeats them")
 
