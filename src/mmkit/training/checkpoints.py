@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkit.errors import DataError
+from mmkit.training import sharding
 from mmkit.training.job import full_disk_explained
 
 _NAME = re.compile(r"step-(\d{8})")
@@ -118,8 +119,7 @@ def restore_optimizer(net: nn.Module, optimizer: torch.optim.Optimizer, tensors:
         name, _, entry = key.rpartition("/")
         parameter = parameters[name]
         # AdamW keeps its step counts on the CPU.
-        place = parameter.device if value.dim() else value.device
-        optimizer.state[parameter][entry] = value.to(place)
+        optimizer.state[parameter][entry] = sharding.shard_like(value, parameter) if value.dim() else value
 
 
 def restore_weights(net: nn.Module, checkpoint: Checkpoint) -> None:
@@ -130,7 +130,7 @@ def restore_weights(net: nn.Module, checkpoint: Checkpoint) -> None:
         raise DataError(f"{checkpoint.path} is a checkpoint of another model: {min(other)} is in one of them only")
     with torch.no_grad():
         for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+            parameters[name].copy_(sharding.shard_like(tensor, parameters[name]))
 
 
 def _all(folder: Path) -> list[Path]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from mmkit.errors import UsageError
 from mmkit.models.loading import load_chat
-from mmkit.training import checkpoints
+from mmkit.training import checkpoints, packing
+from mmkit.training.balance import balance_of
 from mmkit.training.config import Placement, StepReport, TuneConfig, TuneReport
 from mmkit.training.job import (
     FOLDER,
@@ -110,7 +111,10 @@ def prepare(
             "torchrun … -m mmkit.training OUT"
         )
     check_target(out)
+    balance_of(config, num_tasks=1)  # its complaints, before anything is read
     chat = load_chat(model)
+    if config.pack:
+        packing.check_family(chat.family)
     folder = out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix="new-", dir=folder))

@@ -205,7 +205,8 @@ class Tuning:
             sharding.sync(self.net, number == len(batches))
             of_tokens, tasks, weights = self._forward(batch)
             share = (of_tokens * (weights * coefficients[tasks]).to(of_tokens.dtype)).sum()
-            share.backward()
+            if share.requires_grad:  # a projector learns nothing from text alone
+                share.backward()
             shares.append(share.detach().double())
             nll.index_add_(0, tasks, of_tokens.detach().double())
         return torch.stack(shares), nll
@@ -309,7 +310,6 @@ class Tuning:
         if self.config.gradient_checkpointing:
             self.net.gradient_checkpointing_enable({"use_reentrant": False})
         if self.config.pack:
-            packing.check_family(self.chat.family)
             packing.check_packing(self.net)
 
     def save_checkpoint(self) -> None:
