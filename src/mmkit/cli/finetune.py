@@ -11,10 +11,8 @@ from mmkit.cli.options import ImageRoot, OptionGroup
 from mmkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from mmkit.console import Progress
-    from mmkit.training import Placement, Sample, StepReport, TuneConfig, TuneReport
+    from mmkit.training import Placement, StepReport, TuneConfig, TuneReport
     from mmkit.training.presets import Preset
     from mmkit.training.samples import Refused
 
@@ -196,6 +194,7 @@ def command(
     from pathlib import Path
 
     from mmkit import console
+    from mmkit.cli.training_rows import read_samples
     from mmkit.cli.weights_file import read_task_weights
     from mmkit.training.presets import preset_named
 
@@ -211,9 +210,9 @@ def command(
         console.say(_told(chosen, config, tuning.given()))
     task_weights = None if weights is None else read_task_weights(weights)
     by_sampling = config.task_sampling == "weights"
-    samples = _samples(
+    samples = read_samples(
         inputs,
-        image_root=None if image_root is None else Path(image_root),
+        image_root=image_root,
         task_weights=None if by_sampling else task_weights,
         default_weight=None if by_sampling else default_weight,
     )
@@ -238,24 +237,6 @@ def command(
         progress = stack.enter_context(console.Progress(f"finetune {model}", unit="steps"))
         report = tune.finetune(samples, on_step=lambda step: _advance(progress, step), **arguments)
     console.say(_summary(report))
-
-
-def _samples(inputs: Sequence[str], **options: Any) -> Iterator[Sample | Refused]:
-    """The rows as samples, or why they are none."""
-    from mmkit.errors import DataError
-    from mmkit.streams import Rejected, read
-    from mmkit.training import sample_of
-    from mmkit.training.samples import Refused
-
-    for row in read(inputs):
-        if isinstance(row, Rejected):
-            where = f"{row.source}:{row.line}"
-            yield Refused(where, row.record, type(row.error)(f"{where}: {row.error}"))
-            continue
-        try:
-            yield sample_of(row.record, where=row.where, **options)
-        except DataError as error:
-            yield Refused(row.where, row.record, error)
 
 
 class _Rejects:

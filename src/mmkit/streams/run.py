@@ -292,7 +292,7 @@ class _Run:
         self._summary.dropped += 1
         if self._dropped is not None:
             row = dropped.row
-            self._dropped.write_line(_account(self._command, row.source, row.line, dropped.reason, row.record))
+            self._dropped.write_line(account(self._command, row.source, row.line, dropped.reason, row.record))
 
     def _take_rejected(self, rejected: Rejected) -> None:
         new = self._begin_row(rejected.position, rejected.crc)
@@ -306,7 +306,7 @@ class _Run:
             reason = console.escape(str(rejected.error))
             raise type(rejected.error)(f"{rejected.source}:{rejected.line}: {reason}") from rejected.error
         reason = str(rejected.error)
-        self._rejects.write_line(_account(self._command, rejected.source, rejected.line, reason, rejected.record))
+        self._rejects.write_line(account(self._command, rejected.source, rejected.line, reason, rejected.record))
         self._check_rate(from_rows=_RATE_FROM_ROWS)
 
     def _check_rate(self, from_rows: int) -> None:
@@ -367,7 +367,7 @@ def _part(rows: Iterator[Row | Rejected], start: int, index: int, count: int, li
             return
 
 
-def _account(command: str, source: str, line: int, reason: str, record: Record | str) -> bytes:
+def account(command: str, source: str, line: int, reason: str, record: Record | str) -> bytes:
     """A line of a rejects or dropped file."""
     return sinks.encode_part({"command": command, "source": source, "line": line, "reason": reason, "record": record})
 

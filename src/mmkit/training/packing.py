@@ -63,7 +63,8 @@ def _position_ids(net: nn.Module, inputs: Mapping[str, Tensor], there: Tensor) -
     """Rows of (text, time, height, width) positions, (4, 1, tokens)."""
     text = torch.arange(there.shape[1], device=there.device).expand(there.shape)
     if "image_grid_thw" in inputs:
-        core: Any = net.get_base_model() if hasattr(net, "get_base_model") else net
+        whole: Any = net
+        core = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
         spatial, _ = core.model.get_rope_index(
             inputs["input_ids"],
             mm_token_type_ids=inputs["mm_token_type_ids"],

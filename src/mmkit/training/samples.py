@@ -66,7 +66,7 @@ class Refused:
     """A row that cannot be trained on: where it was read, what could be read of it, and why."""
 
     where: str
-    record: Mapping[str, Any] | str
+    record: dict[str, Any] | str
     error: MmkitError
 
 

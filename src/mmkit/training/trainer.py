@@ -191,7 +191,7 @@ class Tuning:
         counts = [float(sum(batch[name] for batch in batches)) for name in _COUNTS]
         stop = float(self._stop_requested() is not None)
         totals = self.ranks.sum(torch.cat([tokens, weights, torch.tensor([*counts, stop], dtype=torch.float64)]))
-        tokens, weights, others = totals.split([len(self.tasks), len(self.tasks), len(_COUNTS) + 1])
+        tokens, weights, others = torch.split(totals, [len(self.tasks), len(self.tasks), len(_COUNTS) + 1])
         *counted, stopping = others.tolist()
         return tokens, weights, dict(zip(_COUNTS, map(int, counted), strict=True)), stopping > 0
 
@@ -206,7 +206,7 @@ class Tuning:
             of_tokens, tasks, weights = self._forward(batch)
             share = (of_tokens * (weights * coefficients[tasks]).to(of_tokens.dtype)).sum()
             if share.requires_grad:  # a projector learns nothing from text alone
-                share.backward()
+                torch.autograd.backward(share)
             shares.append(share.detach().double())
             nll.index_add_(0, tasks, of_tokens.detach().double())
         return torch.stack(shares), nll
