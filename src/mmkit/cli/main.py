@@ -30,6 +30,7 @@ COMMANDS = (
     "synthesize",
     "filter",
     "compose",
+    "render",
     "finetune",
     "predict",
     "eval",

@@ -12,13 +12,23 @@ from mmkit.errors import UsageError
 
 def deliver(rows: Iterable[Mapping[str, Any]], table: Sequence[Sequence[str]], output: str | None) -> None:
     """Write `rows` as JSON lines to `output` (in one step) or stdout; to a terminal show `table`, header first."""
-    import orjson
+    if on_terminal(output):
+        show(table)
+    else:
+        write(rows, output)
 
+
+def on_terminal(output: str | None) -> bool:
+    """Whether a person will read the answer. Raises UsageError where nobody could, as stdout is closed."""
     if output in (None, "-") and sys.stdout is None:
         raise UsageError("stdout is closed: name an output with -o FILE")
-    if output is None and sys.stdout.isatty():
-        show(table)
-        return
+    return output is None and sys.stdout.isatty()
+
+
+def write(rows: Iterable[Mapping[str, Any]], output: str | None) -> None:
+    """Write `rows` as JSON lines to `output` (in one step) or stdout."""
+    import orjson
+
     data = b"".join(orjson.dumps(row) + b"\n" for row in rows)
     if output in (None, "-"):
         sys.stdout.buffer.write(data)

@@ -8,7 +8,7 @@ tokenised with these switched off.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,6 +73,11 @@ class Chat:
         """What batches are filled up with; the end of text where the tokenizer has no padding token."""
         candidates = (self.tokenizer.pad_token_id, *self._ends())
         return next((i for i in candidates if i is not None), 0)
+
+    @property
+    def control_ids(self) -> Collection[int]:
+        """The control tokens: what no text of a record becomes, whatever it spells."""
+        return self._tokens.controls.keys()
 
     @cached_property
     def end_of_turn_id(self) -> int | None:
