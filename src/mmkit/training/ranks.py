@@ -7,6 +7,7 @@ another did not.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -181,6 +182,8 @@ def connected(config: TuneConfig) -> Iterator[Ranks]:
     dist.init_process_group("gloo" if gpu is None else "nccl", timeout=_PATIENCE, device_id=gpu)
     with _full_memory_explained():
         yield Ranks(int(os.environ["RANK"]), world, device)
+    # A sharded model is a cycle that holds the group; one that lives on until the interpreter ends may abort there.
+    gc.collect()
     # Not where an error is under way: the others may be waiting in a collective, and NCCL would wait for them.
     dist.destroy_process_group()
 
