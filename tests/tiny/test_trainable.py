@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from mmkit.errors import UnavailableError, UsageError
+from mmkit.models.families import VISION_ENCODERS
 from mmkit.models.loading import load_chat, load_model
 from mmkit.models.parts import dead_parameters, part_of
 from mmkit.testing import tiny_models
@@ -312,7 +313,7 @@ def test_a_family_whose_parts_are_unknown_is_trained_as_one(
     tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = str(tiny_model("idefics3"))
-    monkeypatch.delitem(__import__("mmkit.models.families").models.families.VISION_ENCODERS, "idefics3")
+    monkeypatch.delitem(VISION_ENCODERS, "idefics3")
     net = prepare_model(model, CPU)
     assert marked(net) == {name for name, _ in net.named_parameters()}
     for settings in ({"train": "llm"}, {"lr_vision": 1e-6}, {"lr_projector": 1e-6}):

@@ -57,8 +57,9 @@ def command(
         raise UsageError('no model: give --model, or set it in mmkit.toml:\n\n[render]\nmodel = "…"')
     task_weights = None if weights is None else read_task_weights(weights)
     rows = read_samples(inputs, image_root=image_root, task_weights=task_weights, default_weight=default_weight)
+    first = list(islice(rows, num_rows))
     chat = load_chat(model)
-    found = [render(row, chat, max_length=max_length, overlong=overlong) for row in islice(rows, num_rows)]
+    found = [render(row, chat, max_length=max_length, overlong=overlong) for row in first]
     if tables.on_terminal(output):
         for rendering in found:
             _show(rendering)
