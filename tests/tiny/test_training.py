@@ -11,15 +11,19 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from training_kit import CONFIG, CORPUS, base, one_batch, pictures, samples, tuning_of
+from transformers import AutoModelForImageTextToText
 
-from mmkit.errors import DataError, UnavailableError
+from mmkit.errors import UnavailableError
 from mmkit.models.loading import load_chat, load_model
+from mmkit.models.parts import part_of
 from mmkit.testing import tiny_models
 from mmkit.training import Sample
+from mmkit.training.finetune import finetune, prepare
 from mmkit.training.log import logged, read_losses
 from mmkit.training.loss import IGNORED, check_head, head_of, hidden_states, token_nll, valid_tokens
 from mmkit.training.plan import Place
 from mmkit.training.prepare import prepare_model
+from mmkit.training.trainer import Tuning
 
 pytestmark = pytest.mark.tiny
 __all__ = ["base", "pictures", "samples"]  # fixtures
@@ -239,3 +243,128 @@ def test_a_model_that_changes_its_logits_is_refused(base: str) -> None:
     net.register_forward_hook(cap)
     with pytest.raises(UnavailableError, match="changes its logits after its head"):
         check_head(net)
+
+
+def parts_moved(tuning: Tuning) -> list[tuple[bool, set[str]]]:
+    """Do the run; for each step whether it held an image, and which parts of the model it moved."""
+    family = tuning.chat.family
+    moved: list[tuple[bool, set[str]]] = []
+    take = tuning._one_step
+
+    def watched(batches: Sequence[dict[str, Any]]) -> None:
+        before = {name: p.detach().clone() for name, p in tuning.net.named_parameters()}
+        take(batches)
+        changed = {part_of(n, family) for n, p in tuning.net.named_parameters() if not torch.equal(before[n], p)}
+        moved.append((any(batch["image_tokens"] for batch in batches), changed))
+
+    tuning._one_step = watched  # type: ignore[method-assign, assignment]
+    tuning.run()
+    return moved
+
+
+@pytest.mark.parametrize(
+    ("train", "with_image"),
+    [
+        ("full", {"vision", "projector", "llm"}),
+        ("llm", {"llm"}),
+        ("projector", {"projector"}),
+        ("llm+projector", {"llm", "projector"}),
+    ],
+)
+@pytest.mark.parametrize("family", ["qwen2_vl", "llava"])
+def test_a_step_without_an_image_leaves_encoder_and_projector_where_they_are(
+    family: str, train: str, with_image: set[str], samples: list[Sample], tmp_path: Path
+) -> None:
+    """To the byte, after steps that gave Adam a momentum for them, and with weight decay."""
+    tiny_models.build(family, tmp_path / "base", corpus=CORPUS, hidden_size=64, tokenizer="words")
+    config = dataclasses.replace(
+        CONFIG, train=train, batch_size=2, epochs=3, modality_batches=True, weight_decay=0.5, schedule="constant"
+    )
+    moved = parts_moved(tuning_of(samples, str(tmp_path / "base"), tmp_path / "out", config))
+    assert {image for image, _ in moved[1:]} == {True, False}
+    for image, changed in moved:
+        assert changed == (with_image if image else with_image & {"llm"})
+
+
+@pytest.mark.parametrize("train", ["llm", "lora", "projector", "full"])
+def test_the_vision_encoder_does_not_run_for_text(train: str, samples: list[Sample], base: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, train=train, batch_size=1, group_by_length=False)
+    tuning = tuning_of(samples, base, tmp_path / "out", config)
+    before = calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    core = tuning.net.get_base_model() if train == "lora" else tuning.net
+    core.model.visual.register_forward_hook(count)
+    before = calls
+    tuning.run()
+    assert calls - before == sum(bool(sample.images) for sample in samples) == 5
+
+
+def test_parts_learn_at_rates_of_their_own(samples: list[Sample], base: str, tmp_path: Path) -> None:
+    """A rate so small that nothing moves by it."""
+    config = dataclasses.replace(CONFIG, epochs=2, lr_vision=1e-30, lr_projector=2e-3)
+    tuning = tuning_of(samples, base, tmp_path / "out", config)
+    assert {group["name"].split(",")[0]: group["lr"] for group in tuning.optimizer.param_groups} == {
+        "llm": 1e-3,
+        "projector": 2e-3,
+        "vision": 1e-30,
+    }
+    before = {name: p.detach().clone() for name, p in tuning.net.named_parameters()}
+    tuning.run()
+    moved = {
+        part_of(n, tuning.chat.family) for n, p in tuning.net.named_parameters() if (p - before[n]).abs().max() > 1e-9
+    }
+    assert moved == {"llm", "projector"}
+    assert {g["lr"] / g["peak_lr"] for g in tuning.optimizer.param_groups} == {0.5}
+
+
+def test_the_logged_loss_of_a_task_is_the_mean_of_its_tokens(samples: list[Sample], base: str, tmp_path: Path) -> None:
+    """Unweighted, whatever λ the task has."""
+    rows = [dataclasses.replace(sample, task="ab"[i % 2]) for i, sample in enumerate(samples)]
+    net = prepare_model(base, CONFIG)
+    expected = {}
+    for task in "ab":
+        batch = one_batch([row for row in rows if row.task == task], base)
+        nll = token_nll(hidden_states(net, batch["inputs"]), head_of(net), batch["labels"])
+        expected[task] = pytest.approx(nll.mean().item(), rel=1e-5)
+    reports = []
+    config = dataclasses.replace(CONFIG, batch_size=2, accumulation=4)
+    finetune(rows, model=base, out=tmp_path / "out", config=config, on_step=reports.append)
+    assert reports[0].task_losses == expected
+
+
+def test_held_out_rows_are_measured_by_task_and_not_trained_on(
+    samples: list[Sample], base: str, tmp_path: Path
+) -> None:
+    rows = [dataclasses.replace(sample, task="ab"[i % 2]) for i, sample in enumerate(samples)]
+    config = dataclasses.replace(CONFIG, batch_size=3, epochs=2, val_size=0.5, seed=1)
+    job, _ = prepare(rows, model=base, out=tmp_path / "out", config=config)
+    kept = {fact.index for fact in job.facts() if fact.held_out}
+    assert 2 <= len(kept) <= 6
+    report = finetune(rows, model=base, out=tmp_path / "out", config=config)
+    assert report.rows == 8 - len(kept)
+    net = load_model(str(tmp_path / "out"), device="cpu")
+    batch = one_batch([rows[i] for i in kept], base)
+    with torch.no_grad():
+        nll = token_nll(hidden_states(net, batch["inputs"]), head_of(net), batch["labels"])
+    assert report.validation is not None and report.validation.step == report.steps
+    assert report.validation.loss == pytest.approx(nll.mean().item(), rel=1e-5)
+    assert report.validation.task_losses.keys() == {rows[i].task for i in kept}
+
+
+def test_merged_and_unmerged_adapters_say_the_same(samples: list[Sample], base: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, train="lora", epochs=5, lr=1e-2, merge=True)
+    tuning = tuning_of(samples, base, tmp_path / "out", config)
+    tuning.run()
+    batch = one_batch(samples, base)
+    with torch.no_grad():
+        unmerged = tuning.net.eval()(**batch["inputs"]).logits
+        untrained = load_model(base, device="cpu")(**batch["inputs"]).logits
+        merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")(**batch["inputs"]).logits
+        adapted = load_model(str(tmp_path / "out" / "adapter"), device="cpu")(**batch["inputs"]).logits
+    assert (unmerged - untrained).abs().max() > 0.1
+    assert (merged - unmerged).abs().max() <= 1e-5
+    assert (adapted - unmerged).abs().max() <= 1e-5
