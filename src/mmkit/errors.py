@@ -52,6 +52,8 @@ _EXTRA_OF_MODULE = {
     "httpx": "openai",
     "vllm": "vllm",
     "sklearn": "eval",
+    "tensorboard": "track",
+    "wandb": "track",
 }
 
 

@@ -1,4 +1,4 @@
-"""One process of tests/tiny/test_sharding.py: `sharding_worker.py CASE MODEL OUT`. The main one writes OUT/sharded.pt."""
+"""One process of tests/tiny/test_sharding.py: `sharding_worker.py CASE MODEL OUT`. The main one writes to OUT."""
 
 from __future__ import annotations
 
