@@ -294,12 +294,13 @@ def _advance(progress: Progress, step: StepReport) -> None:
 
 def _summary(report: TuneReport) -> str:
     rejected = f" ({report.rejected:,} rejected)" if report.rejected else ""
+    frozen = f" ({len(report.frozen)} tensors frozen that no loss reaches)" if report.frozen else ""
     held_out = "" if report.validation is None else f", {report.validation.loss:.3f} on held-out rows"
     return (
         f"mmkit finetune: {report.rows:,} rows{rejected}, {report.steps:,} steps, loss {report.losses[0]:.3f} to "
         f"{report.final_loss:.3f}{held_out}, {report.text_tokens + report.image_tokens:,} tokens "
         f"({report.image_tokens:,} image, {report.loss_tokens:,} in the loss), {report.seconds_per_step:.3f} s a step, "
-        f"{report.trained_parameters:,} parameters trained, in {report.out}"
+        f"{report.trained_parameters:,} parameters trained{frozen}, in {report.out}"
     )
 
 

@@ -196,7 +196,8 @@ class TuneReport:
     """A finished run. Tokens are those of all steps; `loss_tokens` are the ones that stood in the loss.
 
     `seconds` is the wall time of the steps alone, loading and checking apart; of a run that was stopped and went on,
-    of all its steps. `rejected` rows could not be trained on.
+    of all its steps. `rejected` rows could not be trained on. `frozen` names parameters of trained parts that no loss
+    reaches, and that were therefore left out.
     """
 
     out: Path
@@ -204,6 +205,7 @@ class TuneReport:
     rejected: int
     steps: int
     trained_parameters: int
+    frozen: tuple[str, ...]
     text_tokens: int
     image_tokens: int
     loss_tokens: int

@@ -34,6 +34,7 @@ from mmkit.training.ranks import connected
 from mmkit.training.rows import Rows
 from mmkit.training.samples import Refused, Sample
 from mmkit.training.stopping import StopSignal
+from mmkit.training.tracking import check_installed
 from mmkit.training.trainer import rows_of, run
 
 OnStep = Callable[[StepReport], None]
@@ -112,6 +113,7 @@ def prepare(
         )
     check_target(out)
     balance_of(config, num_tasks=1)  # its complaints, before anything is read
+    check_installed(config.report_to)
     chat = load_chat(model)
     if config.pack:
         packing.check_family(chat.family)

@@ -68,6 +68,7 @@ def run_record(job: Job, report: TuneReport) -> dict[str, Any]:
         "rows": report.rows,
         "rejected": report.rejected,
         "trained_parameters": report.trained_parameters,
+        "frozen": list(report.frozen),
         "tokens": {"text": report.text_tokens, "image": report.image_tokens, "in_loss": report.loss_tokens},
         "steps": report.steps,
         "seconds": round(report.seconds, 3),
@@ -87,6 +88,7 @@ def read_report(out: Path) -> TuneReport:
     tokens, validation = run["tokens"], run["validation"]
     return TuneReport(
         out=out,
+        frozen=tuple(run["frozen"]),
         text_tokens=tokens["text"],
         image_tokens=tokens["image"],
         loss_tokens=tokens["in_loss"],

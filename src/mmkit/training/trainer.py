@@ -31,7 +31,7 @@ from mmkit.training.job import Fact, Job, read_job
 from mmkit.training.log import logged, read_losses
 from mmkit.training.loss import check_head, head_of, hidden_states, token_nll, valid_tokens
 from mmkit.training.plan import Step, epoch_plan, num_steps
-from mmkit.training.prepare import on_gpu, parameter_groups, prepare_model, runs_in_bfloat16
+from mmkit.training.prepare import frozen_dead, on_gpu, parameter_groups, prepare_model, runs_in_bfloat16
 from mmkit.training.ranks import Ranks, clip_, grad_norm
 from mmkit.training.rows import Rows
 from mmkit.training.schedule import lr_factor
@@ -352,6 +352,7 @@ class Tuning:
                 rejected=self.job.num_rejected,
                 steps=self.step,
                 trained_parameters=sum(parameter.numel() for parameter in self.parameters),
+                frozen=tuple(frozen_dead(self.net, self.config)),
                 seconds=self.seconds,
                 losses=tuple(read_losses(self.job.out)),
                 validation=self.validation,
