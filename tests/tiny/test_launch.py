@@ -133,6 +133,18 @@ def test_processes_end_with_a_launcher_that_was_killed(act: Any, tmp_path: Path)
         wait_for_end(int((tmp_path / f"pid-{rank}").read_text()))
 
 
+def test_an_outer_torchrun_hears_of_the_run_on_stderr(act: Any, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "stop").touch()  # of an earlier run
+    (tmp_path / "act").write_text("three_steps")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*command, "-m", "stand_in", str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("mmkit.training: step")]
+    assert told[0] == "mmkit.training: step 1 of 3, loss 1.0000, lr 0.1, 1 tokens/s"
+    assert told[-1].startswith("mmkit.training: step 3 of 3")
+    assert not (tmp_path / "checkpoints" / "stop").exists()
+
+
 def wait_for_end(pid: int) -> None:
     """Returns when the process is gone; the time limit of the test is the limit."""
     while True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +18,14 @@ pytestmark = pytest.mark.tiny
 CPU = TuneConfig(device="cpu")
 
 
-def on_two(case: str, folder: Path) -> list[dict[str, Any]]:
-    """What each of two processes made of the case."""
-    torchrun(WORKERS / "ranks_worker.py", case, folder)
+Seen = list[dict[str, Any]]
+"""What each of two processes made of the cases, by name."""
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    folder = tmp_path_factory.mktemp("two")
+    torchrun(WORKERS / "ranks_worker.py", folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
@@ -31,8 +35,8 @@ def expected(index: int) -> torch.Tensor | None:
 
 
 @pytest.mark.parametrize("case", ["summed", "small_buckets"])
-def test_gradients_are_summed_over_the_processes_whoever_has_them(case: str, tmp_path: Path) -> None:
-    first, second = on_two(case, tmp_path)
+def test_gradients_are_summed_over_the_processes_whoever_has_them(case: str, two: Seen) -> None:
+    first, second = (seen[case] for seen in two)
     for index in range(len(SHAPES)):
         wanted = expected(index)
         for gradients in (first["gradients"], second["gradients"]):
@@ -48,14 +52,14 @@ def test_gradients_are_summed_over_the_processes_whoever_has_them(case: str, tmp
     assert torch.equal(first["norm"], second["norm"])
 
 
-def test_without_any_gradient_nothing_is_summed(tmp_path: Path) -> None:
-    for here in on_two("none_at_all", tmp_path):
+def test_without_any_gradient_nothing_is_summed(two: Seen) -> None:
+    for here in (seen["none_at_all"] for seen in two):
         assert here["gradients"] == [None, None]
         assert here["norm"] == 0
 
 
-def test_what_the_processes_tell_each_other(tmp_path: Path) -> None:
-    first, second = on_two("told", tmp_path)
+def test_what_the_processes_tell_each_other(two: Seen) -> None:
+    first, second = (seen["told"] for seen in two)
     assert torch.equal(first["sum"], torch.tensor([0.1 + 0.2, 2e9], dtype=torch.float64))
     assert torch.equal(first["sum"], second["sum"])
     assert second["given"][0] == 0.2  # what was handed over is not changed

@@ -105,7 +105,7 @@ def run_under_torchrun(
         finally:
             _end(ours, torchrun)
     _raise_failure(folder, stop)
-    if torchrun.returncode:
+    if torchrun.returncode and folder.exists():  # its removal is the last act of a run
         raise _crash(torchrun.returncode, folder / TORCHRUN_LOG, log_start)
 
 

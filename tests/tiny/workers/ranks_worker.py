@@ -1,4 +1,4 @@
-"""One process of tests/tiny/test_ranks.py: `ranks_worker.py CASE OUT`. Writes OUT/<rank>.pt."""
+"""One process of tests/tiny/test_ranks.py: `ranks_worker.py OUT`. Writes what it made of each case to OUT/RANK.pt."""
 
 from __future__ import annotations
 
@@ -45,8 +45,11 @@ def summed(here: Ranks) -> Any:
 
 
 def small_buckets(here: Ranks) -> Any:
-    ranks.BUCKET_BYTES = 64
-    return summed(here)
+    before, ranks.BUCKET_BYTES = ranks.BUCKET_BYTES, 64
+    try:
+        return summed(here)
+    finally:
+        ranks.BUCKET_BYTES = before
 
 
 def none_at_all(here: Ranks) -> Any:
@@ -75,4 +78,4 @@ CASES = {case.__name__: case for case in (summed, small_buckets, none_at_all, to
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with connected(TuneConfig(device="cpu")) as here:
-        torch.save(CASES[sys.argv[1]](here), Path(sys.argv[2]) / f"{here.rank}.pt")
+        torch.save({name: case(here) for name, case in CASES.items()}, Path(sys.argv[1]) / f"{here.rank}.pt")

@@ -1,4 +1,4 @@
-"""One process of tests/tiny/test_sharding.py: `sharding_worker.py CASE MODEL OUT`. The main one writes to OUT."""
+"""One process of tests/tiny/test_sharding.py, `sharding_worker.py OUT FAMILY=MODEL…`: writes OUT/CASE.pt."""
 
 from __future__ import annotations
 
@@ -158,8 +158,10 @@ def same(left: tuple[dict[str, Tensor], ...], right: tuple[dict[str, Tensor], ..
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    folder, models = Path(sys.argv[1]), dict(argument.split("=", 1) for argument in sys.argv[2:])
     with connected(TuneConfig(device="cpu")) as here:
-        result = work(CASES[sys.argv[1]], sys.argv[2], here)
-        norms = here.gather(result["norms"])
-        if here.is_main:
-            torch.save({**result, "norms_of_ranks": norms}, Path(sys.argv[3]) / "sharded.pt")
+        for name, case in CASES.items():
+            result = work(case, models[case.family], here)
+            norms = here.gather(result["norms"])
+            if here.is_main:
+                torch.save({**result, "norms_of_ranks": norms}, folder / f"{name}.pt")
