@@ -11,6 +11,8 @@ from mmkit.cli.options import ImageRoot, OptionGroup
 from mmkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mmkit.console import Progress
     from mmkit.training import Placement, StepReport, TuneConfig, TuneReport
     from mmkit.training.presets import Preset
@@ -210,6 +212,12 @@ def command(
         console.say(_told(chosen, config, tuning.given()))
     task_weights = None if weights is None else read_task_weights(weights)
     by_sampling = config.task_sampling == "weights"
+    if task_weights is not None and config.balance != "ew":
+        raise UsageError(f"--balance {config.balance} weighs the tasks by itself; leave --weights out")
+    if default_weight is not None and (task_weights is None or by_sampling):
+        raise UsageError(
+            "--default-weight stands in for a λ that --weights does not name; there is none to stand in for"
+        )
     samples = read_samples(
         inputs,
         image_root=image_root,
@@ -235,7 +243,7 @@ def command(
             console.say(f"mmkit finetune: the job is in {out}; on each machine: {_torchrun(job.world, placement, out)}")
             return
         progress = stack.enter_context(console.Progress(f"finetune {model}", unit="steps"))
-        report = tune.finetune(samples, on_step=lambda step: _advance(progress, step), **arguments)
+        report = tune.finetune(samples, on_step=_follower(progress), **arguments)
     console.say(_summary(report))
 
 
@@ -282,14 +290,22 @@ def _told(preset: Preset, config: TuneConfig, given: set[str]) -> str:
     return f"mmkit finetune: preset {preset.name} ({preset.source}): {', '.join([*values, *rows])}"
 
 
-def _advance(progress: Progress, step: StepReport) -> None:
-    used = "" if step.mfu is None else f", MFU {step.mfu:.0%}"
-    speed = step.tokens / max(step.seconds, 1e-9)
-    progress.advance(
-        step.step - progress.done,  # a run that goes on begins in the middle
-        total=step.num_steps,
-        note=f"loss {step.loss:.3f}, lr {step.lr:.2g}, {speed:,.0f} tokens/s{used}",
-    )
+def _follower(progress: Progress) -> Callable[[StepReport], None]:
+    """Shows each step on the bar. A run that goes on begins in the middle."""
+    from mmkit import console
+
+    seconds = steps = 0.0
+
+    def follow(step: StepReport) -> None:
+        nonlocal seconds, steps
+        seconds, steps = seconds + step.seconds, steps + 1
+        used = "" if step.mfu is None else f", MFU {step.mfu:.0%}"
+        left = console.seconds((step.num_steps - step.step) * seconds / steps)
+        speed = step.tokens / max(step.seconds, 1e-9)
+        note = f"loss {step.loss:.3f}, lr {step.lr:.2g}, {speed:,.0f} tokens/s{used}, {left} left"
+        progress.advance(step.step - progress.done, total=step.num_steps, note=note)
+
+    return follow
 
 
 def _summary(report: TuneReport) -> str:

@@ -158,6 +158,7 @@ class Tuning:
             bad = [batch for batch, share in zip(batches, shares.tolist(), strict=True) if not math.isfinite(share)]
             self._give_up("loss", loss, bad)
         norm = self._move(batches) if denominator else 0.0
+        self.optimizer.zero_grad(set_to_none=True)
         self.balance.observe(nll.tolist(), tokens.tolist())
 
         self.step, self.position = self.step + 1, self.position + 1
@@ -231,7 +232,6 @@ class Tuning:
             self._give_up("gradient norm", float(norm), batches)
         clip_(self.parameters, norm, self.config.max_grad_norm)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
     def _give_up(self, what: str, value: float, batches: Sequence[Batch]) -> None:
