@@ -3,7 +3,8 @@
 Source: Zhao et al. 2023 (PyTorch FSDP); torch's `fully_shard`. Deviation: only the decoder layers are sharded, which
 every process runs in every micro-batch. Vision encoder and projector stay whole, since a process that saw no image does
 not run them and the others would wait for it; embeddings and head stay whole too. Their gradients are summed by
-`Ranks.sum_gradients`, those of the layers in the backward pass.
+`Ranks.sum_gradients`, those of the layers in the backward pass of every micro-batch: to sum them once a step, each
+process would have to hold them whole.
 """
 
 from __future__ import annotations
@@ -51,16 +52,6 @@ def _sharded(module: FSDPModule) -> None:
     """Have gradients summed, not averaged: the loss of each process is its share of the global one."""
     module.set_gradient_divide_factor(1.0)
     module.set_force_sum_reduction_for_comms(True)
-
-
-def sync(net: PreTrainedModel, on: bool) -> None:
-    """Whether the next backward pass sums the layers' gradients over the processes: for the last micro-batch of a step.
-
-    Until then each process keeps them whole. Does nothing for a model that is not sharded.
-    """
-    decoder = net.get_decoder()
-    if isinstance(decoder, FSDPModule):
-        decoder.set_requires_gradient_sync(on)
 
 
 def is_sharded(parameter: Tensor) -> bool:

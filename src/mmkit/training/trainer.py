@@ -202,8 +202,7 @@ class Tuning:
         nll = torch.zeros(len(self.tasks), dtype=torch.float64, device=self.ranks.device)
         coefficients = coefficients.to(self.ranks.device)
         shares = []
-        for number, batch in enumerate(batches, 1):
-            sharding.sync(self.net, number == len(batches))
+        for batch in batches:
             of_tokens, tasks, weights = self._forward(batch)
             share = (of_tokens * (weights * coefficients[tasks]).to(of_tokens.dtype)).sum()
             if share.requires_grad:  # a projector learns nothing from text alone

@@ -31,12 +31,10 @@ class Case:
     family: str = "qwen2_vl"
     config: dict[str, Any] = field(default_factory=dict)
     micro_steps: tuple[tuple[bool, bool], ...] = ((PICTURE, TEXT), (TEXT, PICTURE))
-    always_sync: bool = False
 
 
 CASES = {
     "full": Case(),
-    "summed_in_each_backward": Case(always_sync=True),
     "lora": Case(config={"train": "lora", "lora_r": 4}),
     "gradient_checkpointing": Case(config={"gradient_checkpointing": True}),
     "float32": Case(config={"dtype": "float32"}),
@@ -67,7 +65,6 @@ class Run:
 
     def step(self, number: int) -> None:
         for micro_step, sees in enumerate(self.case.micro_steps, 1):
-            sharding.sync(self.net, self.case.always_sync or micro_step == len(self.case.micro_steps))
             for rank in range(2) if self.here.world == 1 else (self.here.rank,):
                 self.share(number, micro_step, rank, sees[rank]).backward()
         self.here.sum_gradients(self.named.values())
