@@ -47,7 +47,6 @@ _EXTRA_OF_MODULE = {
     "torch": "train",
     "transformers": "train",
     "peft": "train",
-    "accelerate": "train",
     "datasets": "train",
     "httpx": "openai",
     "vllm": "vllm",

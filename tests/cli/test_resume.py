@@ -76,7 +76,14 @@ def test_fifty_kills_and_the_same_bytes(mmkit: Any, job: list[str], tmp_path: Pa
     assert len(list(tmp_path.glob("killed*"))) == 3
 
 
+def slow_down(folder: Path) -> None:
+    """Have the job take five seconds: time enough for a busy machine to send a signal after the first checkpoint."""
+    answers = folder / "answers.jsonl"
+    answers.write_text(answers.read_text().replace('"delay_s": 0.005', '"delay_s": 0.012'))
+
+
 def test_an_interrupt_keeps_what_was_done(mmkit: Any, job: list[str], tmp_path: Path) -> None:
+    slow_down(tmp_path)
     assert mmkit(*job, *outputs("whole")).code == 0
     process = start([*job, *outputs("stopped")], tmp_path)
     _wait_for_checkpoint(tmp_path / "stopped.jsonl.journal")
@@ -105,6 +112,7 @@ def _wait_for_checkpoint(journal: Path) -> None:
 
 
 def test_a_changed_input_is_refused(mmkit: Any, job: list[str], write: Any, tmp_path: Path) -> None:
+    slow_down(tmp_path)
     process = start([*job, *outputs("killed")], tmp_path)
     _wait_for_checkpoint(tmp_path / "killed.jsonl.journal")
     process.kill()

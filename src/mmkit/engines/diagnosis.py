@@ -17,10 +17,11 @@ _PACKAGES = {
         *("typer", "rich", "orjson", "pillow", "numpy", "pyarrow"),
         *(("backports.zstd",) if sys.version_info < (3, 14) else ()),  # the standard library has it from then on
     ),
-    "train": ("torch", "transformers", "peft", "accelerate", "datasets", "num2words"),
+    "train": ("torch", "transformers", "peft", "datasets", "num2words"),
     "openai": ("httpx",),
     "vllm": ("vllm",),
     "eval": ("scikit-learn",),
+    "track": ("tensorboard", "wandb"),
 }
 _ENGINES = {"transformers": ("torch", "transformers"), "openai": ("httpx",), "vllm": ("vllm",), "replay": ()}
 _EXTRA_OF_ENGINE = {"transformers": "train", "openai": "openai", "vllm": "vllm"}
