@@ -19,8 +19,8 @@ import pytest
 from distributed_kit import ENVIRONMENT, WORKERS, torchrun
 from training_kit import CONFIG, base, pictures, samples
 
-from mmkit.errors import DataError, UsageError
-from mmkit.training import Placement, Sample, StepReport, TuneConfig
+from mmkit.errors import DataError, MissingInputError, UsageError
+from mmkit.training import Placement, Refused, Sample, StepReport, TuneConfig
 from mmkit.training import checkpoints as store
 from mmkit.training.finetune import finetune, prepare
 from mmkit.training.ranks import Ranks
@@ -223,3 +223,30 @@ def test_killed_while_it_writes_a_checkpoint_the_one_before_is_used(
     assert steps[0] == 3
     finetune(samples, model=base, out=tmp_path / "whole", config=config)
     assert weights(out) == weights(tmp_path / "whole")
+
+
+def test_rows_that_were_refused_are_told_again(samples: list[Sample], base: str, tmp_path: Path) -> None:
+    """A file of rejects is written anew by the command that goes on."""
+    bad = dataclasses.replace(samples[2], images=({"path": "gone.png"},))
+    rows: list[Sample | Refused] = [Refused("in.jsonl:9", "{", DataError("in.jsonl:9: half a row")), bad, *samples[3:]]
+    out, config = tmp_path / "out", dataclasses.replace(RUN, val_size=0.0)
+    first: list[Refused] = []
+    prepare(rows, model=base, out=out, config=config, on_refused=first.append)
+    on_step, stop = stopped_after(2)
+    with pytest.raises(Stopped):
+        run(out, Ranks(), on_step=on_step, stop_requested=stop)
+    again: list[Refused] = []
+    report = finetune(rows, model=base, out=out, config=config, on_refused=again.append)
+    assert [str(refused.error) for refused in again] == [str(refused.error) for refused in first]
+    assert [type(refused.error) for refused in again] == [DataError, MissingInputError]
+    assert (report.rows, report.rejected) == (5, 2)
+
+
+def test_two_runs_in_one_directory_are_refused(samples: list[Sample], base: str, tmp_path: Path) -> None:
+    def second(_: StepReport) -> None:
+        with pytest.raises(UsageError, match="another run is at work in"):
+            finetune(samples, model=base, out=tmp_path / "out", config=RUN)
+
+    config = dataclasses.replace(CONFIG, max_steps=1)
+    finetune(samples, model=base, out=tmp_path / "out", config=config, on_step=second)
+    assert (tmp_path / "out" / "run.json").exists()

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from mmkit.training.job import (
     OnRefused,
     StoredSamples,
     check_target,
+    claimed,
     files_of,
     read_job,
+    refuse_again,
     refuse_none,
     remove,
     write_facts,
@@ -67,26 +70,30 @@ def finetune(
     else's directory or holds another run's checkpoint, Stopped (a LimitError) after a signal, and LimitError where the
     loss or the gradient stops being finite.
     """
-    job, rows = prepare(
-        samples,
-        model=model,
-        out=out,
-        config=config,
-        placement=placement,
-        resume=resume,
-        on_refused=on_refused,
-        task_shares=task_shares,
-        command=command,
-    )
-    try:
-        if job.world > 1:
-            run_under_torchrun(out, placement, job.world // placement.nnodes, _steps_to(on_step))
-        else:
-            with connected(config) as ranks, StopSignal(out) as stop:
-                run(out, ranks, rows=rows, on_step=on_step, stop_requested=stop.requested)
-    except BaseException:
-        _tidy(out)
-        raise
+    check_target(out)
+    (out / FOLDER).mkdir(parents=True, exist_ok=True)
+    # Several nodes prepare the same job in the same place, which is none for a lock.
+    with claimed(out / FOLDER) if placement.nnodes == 1 else nullcontext():
+        try:
+            job, rows = prepare(
+                samples,
+                model=model,
+                out=out,
+                config=config,
+                placement=placement,
+                resume=resume,
+                on_refused=on_refused,
+                task_shares=task_shares,
+                command=command,
+            )
+            if job.world > 1:
+                run_under_torchrun(out, placement, job.world // placement.nnodes, _steps_to(on_step))
+            else:
+                with connected(config) as ranks, StopSignal(out) as stop:
+                    run(out, ranks, rows=rows, on_step=on_step, stop_requested=stop.requested)
+        except BaseException:
+            _tidy(out)
+            raise
     return read_report(out)
 
 
@@ -135,15 +142,18 @@ def prepare(
         )
         checkpoint = checkpoints.latest(folder) if resume else None
         if checkpoint is not None:
-            return _gone_on_with(job, checkpoint.step), None
+            _check_same(job, checkpoint.step)
+            again = refuse_again(folder, job.samples(), on_refused)
+            job = replace(job, num_rejected=num_refused + again)
+            job.write()
+            return job, None
         rows = rows_of(StoredSamples(staging / "samples.jsonl"), chat, config)
         job = replace(job, num_rejected=num_refused + write_facts(staging, rows, config, on_refused))
         checkpoints.remove_all(folder)
-        for name in ("samples.jsonl", "rows.jsonl"):
+        for name in ("samples.jsonl", "rows.jsonl", "refused.jsonl"):
             (staging / name).replace(folder / name)
         job.write()
     except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
         _tidy(out)
         raise
     finally:
@@ -151,18 +161,14 @@ def prepare(
     return job, rows
 
 
-def _gone_on_with(job: Job, step: int) -> Job:
-    """The job that stopped after `step` steps, if it is the same as `job`, which then takes its place."""
-    before = read_job(job.out)
-    differences = job.differences(before)
+def _check_same(job: Job, step: int) -> None:
+    """Raise UsageError unless the job that stopped after `step` steps is this one."""
+    differences = job.differences(read_job(job.out))
     if differences:
         raise UsageError(
             f"{job.out} holds a checkpoint after step {step:,} of another run; go on with the same, choose another "
             f"directory, or begin anew with --no-resume\n" + "\n".join(differences)
         )
-    job = replace(job, num_rejected=before.num_rejected)
-    job.write()
-    return job
 
 
 def _steps_to(on_step: OnStep | None) -> Callable[[Mapping[str, Any]], None]:

@@ -6,6 +6,7 @@ run on many devices, one that goes on after a stop and one on several nodes all 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import orjson
 
+from mmkit import errors
 from mmkit.errors import DataError, LimitError, MmkitError, UsageError
 from mmkit.seeds import uniform
 from mmkit.training.config import TuneConfig
@@ -158,11 +160,15 @@ def write_facts(folder: Path, rows: Rows, config: TuneConfig, on_refused: OnRefu
 
     num_refused = num_trained = 0
     found = measure(rows, config.workers) if config.check_rows else guess(rows.samples)
-    with full_disk_explained(folder), (folder / "rows.jsonl").open("wb") as file:
+    with (
+        full_disk_explained(folder),
+        (folder / "rows.jsonl").open("wb") as file,
+        (folder / "refused.jsonl").open("wb") as refused,
+    ):
         for index, fact in found:
             if isinstance(fact, MmkitError):
-                sample = rows.samples[index]
-                on_refused(Refused(sample.where, sample.to_wire(), fact))
+                refused.write(orjson.dumps([index, type(fact).__name__, str(fact)]) + b"\n")
+                on_refused(_refusal(rows.samples[index], fact))
                 num_refused += 1
                 continue
             held_out = config.val_size > 0 and is_held_out(rows.samples[index], config)
@@ -172,6 +178,20 @@ def write_facts(folder: Path, rows: Rows, config: TuneConfig, on_refused: OnRefu
     if not num_trained:
         raise DataError("there is no row to train on: all are rejected or held out for validation")
     return num_refused
+
+
+def refuse_again(folder: Path, samples: Sequence[Sample], on_refused: OnRefused) -> int:
+    """Tell of the rows that `write_facts` refused, for a run that goes on; gives their number."""
+    count = 0
+    with (folder / "refused.jsonl").open("rb") as lines:
+        for count, line in enumerate(lines, 1):  # noqa: B007 - the last one is the number of lines
+            index, kind, message = orjson.loads(line)
+            on_refused(_refusal(samples[index], getattr(errors, kind)(message)))
+    return count
+
+
+def _refusal(sample: Sample, error: MmkitError) -> Refused:
+    return Refused(sample.where, sample.to_wire(), error)
 
 
 def guess(samples: Sequence[Sample]) -> Iterator[tuple[int, RowFacts]]:
@@ -193,6 +213,18 @@ def is_held_out(sample: Sample, config: TuneConfig) -> bool:
 def files_of(model: str) -> dict[str, int]:
     """Name and size of the weights in a model's directory; nothing for a hub id."""
     return {path.name: path.stat().st_size for path in sorted(Path(model).glob("*.safetensors"))}
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Have the folder of a job for this process alone, until the block or the process ends. Raises UsageError where
+    another one is at work there."""
+    with (folder / "lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(f"another run is at work in {folder.parent}") from None
+        yield
 
 
 @contextmanager
