@@ -134,9 +134,12 @@ def test_a_second_run_replaces_the_first_and_touches_no_other_directory(
     out = tmp_path / "tuned"
     finetune(samples, model=base, out=out, config=CONFIG)
     first = weights_of(out)
-    (out / "stale").touch()
+    (out / "scores.jsonl").write_text("the user's own")
     finetune(samples, model=base, out=out, config=dataclasses.replace(CONFIG, epochs=2))
-    assert weights_of(out) != first and not (out / "stale").exists()
+    assert weights_of(out) != first and (out / "scores.jsonl").exists()
+    finetune(samples, model=base, out=out, config=dataclasses.replace(CONFIG, train="lora"))
+    assert [path.name for path in out.glob("*.safetensors")] == ["adapter_model.safetensors"]
+    assert not (out / "config.json").exists()
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.tex").write_text("years of work")

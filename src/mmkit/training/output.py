@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkit.training.config import TuneReport, Validation
-from mmkit.training.job import FOLDER, LOG_FILE, RUN_FILE, Job, full_disk_explained
+from mmkit.training.job import RUN_FILE, Job, full_disk_explained
 from mmkit.training.log import read_losses
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _CURVE_POINTS = 100
 _LAST = ("adapter_config.json", "config.json", RUN_FILE)
 """What makes loaders and `make` take a directory for a model: it appears when all else is there."""
+_STALE = (*_LAST, "*.safetensors", "*.safetensors.index.json", "adapter")
+"""What an earlier run's model would be taken from. Other files in OUT are somebody's own."""
 
 
 def save(job: Job, chat: Chat, net: PreTrainedModel, report: TuneReport, state: Mapping[str, Tensor] | None) -> None:
@@ -44,9 +46,8 @@ def save(job: Job, chat: Chat, net: PreTrainedModel, report: TuneReport, state: 
         chat.save(staged)
         text = json.dumps(run_record(job, report), indent=2, ensure_ascii=False)
         (staged / RUN_FILE).write_text(text + "\n", encoding="utf-8")
-        for old in sorted(out.iterdir(), key=_order, reverse=True):
-            if old.name not in (FOLDER, LOG_FILE, *job.config.report_to):
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        for old in sorted({path for pattern in _STALE for path in out.glob(pattern)}, key=_order, reverse=True):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
         for new in sorted(staged.iterdir(), key=_order):
             new.rename(out / new.name)
     shutil.rmtree(job.folder)
