@@ -127,7 +127,7 @@ class DynamicWeightAverage:
     windows, of `window` steps each, slide with every step. λ is 1 until both are full. A task that a window never saw,
     or whose loss in the earlier one was 0, has r_k = 1: neither slow nor fast.
 
-    Source: Liu, Johns, Davison: End-to-End Multi-Task Learning with Attention, CVPR 2019, eq. 7. Deviation: windows of
+    Source: Liu, Johns, Davison: End-to-End Multi-Task Learning with Attention, CVPR 2019. Deviation: windows of
     steps in place of epochs, as in VisATB's code (25). That code starts one step after the first window and compares
     with placeholder losses of 1 until the second is full, and counts the current step, whose λ it sets, in the last
     window; here, as in the original, only what is past.
