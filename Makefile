@@ -14,7 +14,7 @@ VLLM := .venv-vllm
 VLLM_ENVIRONMENT := tests/with_vllm/environment
 VLLM_PIP := $(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: help demo test test-vllm check fix docs bench bench-vllm smoke science lock-vllm clean
+.PHONY: help demo test test-vllm check fix docs bench bench-vllm bench-gpu smoke science lock-vllm clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,11 +42,14 @@ fix: .venv/dev ## what can be mended by a tool
 docs: .venv/dev ## write docs/cli.md from the commands' help
 	$(BIN)/python docs/generate_cli.py
 
-bench: .venv/dev ## measure, as ratios in one run
-	$(BIN)/python benchmarks/bench.py
+bench: .venv/dev ## measure, as ratios in one run; TRL=DIR: beside TRL too (pip install --no-deps --target DIR trl)
+	$(if $(TRL),PYTHONPATH="$(TRL)") $(BIN)/python benchmarks/bench.py
 
 bench-vllm: .venv-vllm/ready ## the same for the vllm engine, against LLM.chat
 	$(VLLM)/bin/python benchmarks/engine_vllm.py
+
+bench-gpu: .venv/run ## training speed and profiles of Qwen2-VL-2B and -7B with random weights; needs an NVIDIA GPU
+	$(BIN)/python benchmarks/training_gpu.py --out build/profiles
 
 smoke: .venv/run ## every recipe with a few steps, to see that it runs
 	$(MAKE) --no-print-directory -C examples/adamllm smoke BIN=$(CURDIR)/$(BIN)
