@@ -98,14 +98,21 @@ def worst(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[n] - b[n]).abs().max()) for n in a) / max(float(t.abs().max()) for t in a.values())
 
 
+def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """The length of the difference, relative to the length."""
+    assert a.keys() == b.keys() and a
+    squares = [(float((a[n] - b[n]).double().square().sum()), float(a[n].double().square().sum())) for n in a]
+    return (sum(one for one, _ in squares) / sum(other for _, other in squares)) ** 0.5
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_what_one_trains(case: str, both: dict[str, Any]) -> None:
     one, two = both[case]
     tolerance = 1e-6 if "float32" in case else 1e-12
     assert len(one["gradients"]) == len(two["gradients"]) == 5
     for alone, together in zip(one["gradients"], two["gradients"], strict=True):
-        assert worst(alone, together) <= 3 * tolerance  # of the later steps, from weights that differ a little
-    assert worst(one["gradients"][0], two["gradients"][0]) <= tolerance
+        assert apart(alone, together) <= tolerance
+        assert worst(alone, together) <= 3 * tolerance  # a single number of thousands, by the rounding of one CPU
     assert worst(one["weights"], two["weights"]) <= tolerance
     assert two["losses"] == pytest.approx(one["losses"], rel=tolerance)
 
