@@ -68,12 +68,14 @@ def finetune(folder: Path, *arguments: str) -> tuple[int, str]:
 
 
 def figures(out: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    log = out / "checkpoints" / "log.jsonl"
+    lines = (log if log.exists() else out / "log.jsonl").read_bytes().splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines if line.endswith(b"\n")]
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 def wait_for_steps(out: Path, count: int, process: subprocess.Popen[bytes]) -> None:
-    while process.poll() is None and not ((out / "log.jsonl").exists() and len(figures(out)) >= count):
+    while process.poll() is None and not ((out / "checkpoints" / "log.jsonl").exists() and len(figures(out)) >= count):
         time.sleep(0.01)
 
 

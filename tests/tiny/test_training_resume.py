@@ -181,7 +181,9 @@ def test_kill_9_at_any_moment_costs_what_came_after_the_last_checkpoint_and_no_b
         process = subprocess.Popen([sys.executable, "-m", "mmkit.training", str(out)], env=ENVIRONMENT)
         if kills < 3:
             before = store.any_in(out / "checkpoints") and store.latest(out / "checkpoints").step  # type: ignore[union-attr]
-            while process.poll() is None and (not (log := out / "log.jsonl").exists() or _steps(log) <= before + 2):
+            while process.poll() is None and (
+                not (log := out / "checkpoints" / "log.jsonl").exists() or _steps(log) <= before + 2
+            ):
                 time.sleep(0.005)
             time.sleep(moments.uniform(0, 0.05))
             process.send_signal(signal.SIGKILL)

@@ -61,14 +61,9 @@ def load_model(
     Raises as load_chat does, and DataError where the checkpoint lacks weights that the model needs.
     """
     require_libraries()
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-
     base, own_adapter = _base_and_adapter(model)
     with quiet(), _explained(model):
-        config = _config(base)
-        many_modal = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        auto = AutoModelForImageTextToText if many_modal else AutoModelForCausalLM
+        auto = _auto_class(_config(base))
         loaded, report = auto.from_pretrained(base, dtype=dtype or "auto", output_loading_info=True)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
@@ -77,6 +72,20 @@ def load_model(
         if name is not None:
             loaded = _with_adapter(loaded, name)
     return loaded.to(device).eval() if device is not None else loaded.eval()
+
+
+def load_skeleton(model: str) -> PreTrainedModel:
+    """The model as `load_model` would give it, without weights: its parameters have names and shapes, and no data.
+
+    Raises as load_chat does.
+    """
+    require_libraries()
+    import torch
+
+    base, _ = _base_and_adapter(model)
+    with quiet(), _explained(model), torch.device("meta"):
+        config = _config(base)
+        return _auto_class(config).from_config(config)
 
 
 @functools.cache
@@ -145,6 +154,14 @@ def _config(model: str) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(model)
+
+
+def _auto_class(config: Any) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    many_modal = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForImageTextToText if many_modal else AutoModelForCausalLM
 
 
 def _generation_config(model: str) -> Any:

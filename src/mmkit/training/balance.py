@@ -60,6 +60,8 @@ def balance_of(config: TuneConfig, num_tasks: int) -> Balance:
         return ImprovableGap(num_tasks, window or IGB_WINDOW)
     if window is not None:
         raise UsageError(f"balance {config.balance} has no window; balance_window is for dwa and igb")
+    if config.balance == "tla" and config.weight_norm == "tokens":
+        raise UsageError("balance tla is a mean of the tasks' means, which weight_norm tokens would divide otherwise")
     if config.balance == "rlw":
         return RandomLossWeighting(num_tasks, config.seed)
     return TaskLevelAggregation() if config.balance == "tla" else EqualWeighting()
@@ -91,8 +93,7 @@ class TaskLevelAggregation(_Stateless):
     """TLA: the mean over tasks of each task's mean token loss.
 
     λ_k = 1 / n_k with n_k the valid tokens of task k in the global batch; then the denominator of eq. 2, Σ λ_k n_k, is
-    the number of tasks present, and eq. 2 is the mean over these. An absent task has λ = 0. The definition holds under
-    `weight_norm` "lambda"; "tokens" divides the sum of task means by the number of tokens instead.
+    the number of tasks present, and eq. 2 is the mean over these. An absent task has λ = 0.
     Source: VisATB, section 3. Deviation: the released code divides by the number of all tasks, absent ones included,
     which scales the gradient of a step by how many are present.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,22 +35,27 @@ class Checkpoint:
     step: int
     state: Mapping[str, Any]
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors that were saved under a name, on the CPU. Raises DataError where the file is not sound."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+    def tensors(self, name: str) -> Iterator[tuple[str, Tensor]]:
+        """The tensors that were saved under a name, one at a time, on the CPU. Raises DataError where the file is not
+        sound."""
+        from safetensors import SafetensorError, safe_open
 
         try:
-            return load_file(self.path / f"{name}.safetensors")
+            with safe_open(self.path / f"{name}.safetensors", framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118 - the file is no mapping
+                    yield key, file.get_tensor(key)
         except SafetensorError as error:
             raise _torn(self.path, f"{name}.safetensors cannot be read: {error}") from None
 
 
 def save(folder: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write a checkpoint and remove the ones before it. Raises LimitError where the disk is full."""
+    """Write a checkpoint, unless there is one of this step, and remove the ones before it. Raises LimitError where the
+    disk is full."""
     from safetensors.torch import save_file
 
     path = folder / f"step-{step:08d}"
+    if path.exists():
+        return
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     with full_disk_explained(folder):
@@ -112,25 +117,30 @@ def optimizer_tensors(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     }
 
 
-def restore_optimizer(net: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def restore_optimizer(net: nn.Module, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
     """Give the optimizer the state of `optimizer_tensors`."""
     parameters = trained(net)
-    for key, value in tensors.items():
+    for key, value in checkpoint.tensors("optimizer"):
         name, _, entry = key.rpartition("/")
         parameter = parameters[name]
-        # AdamW keeps its step counts on the CPU.
-        optimizer.state[parameter][entry] = sharding.shard_like(value, parameter) if value.dim() else value
+        if value.dim():
+            value = sharding.shard_like(value, parameter)
+        elif optimizer.defaults.get("fused"):
+            value = value.to(parameter.device)  # a step count, which AdamW otherwise keeps on the CPU
+        optimizer.state[parameter][entry] = value
 
 
 def restore_weights(net: nn.Module, checkpoint: Checkpoint) -> None:
     """Give the model its trained weights. Raises DataError where they are another model's."""
-    tensors, parameters = checkpoint.tensors("weights"), trained(net)
-    other = tensors.keys() ^ parameters.keys()
-    if other:
-        raise DataError(f"{checkpoint.path} is a checkpoint of another model: {min(other)} is in one of them only")
+    missing = trained(net)
     with torch.no_grad():
-        for name, tensor in tensors.items():
-            parameters[name].copy_(sharding.shard_like(tensor, parameters[name]))
+        for name, tensor in checkpoint.tensors("weights"):
+            parameter = missing.pop(name, None)
+            if parameter is None:
+                raise DataError(f"{checkpoint.path} is a checkpoint of another model: this one has no {name}")
+            parameter.copy_(sharding.shard_like(tensor, parameter))
+    if missing:
+        raise DataError(f"{checkpoint.path} is a checkpoint of another model: it lacks {min(missing)}")
 
 
 def _all(folder: Path) -> list[Path]:

@@ -52,11 +52,10 @@ class Collator:
                 continue
             sample = encoded[i]
             counted.append(sample)
+            ids = torch.tensor(sample.input_ids)
+            labels[i, : len(ids)] = ids.masked_fill(~torch.tensor(sample.in_loss), IGNORED)
+            weights[i] = row.weight
             tasks[i] = self._task_numbers[row.task]
-            if row.weight:  # a token of weight 0 is not in the loss: it counts in no mean either
-                ids = torch.tensor(sample.input_ids)
-                labels[i, : len(ids)] = ids.masked_fill(~torch.tensor(sample.in_loss), IGNORED)
-                weights[i] = row.weight
         num_tokens = sum(len(sample.input_ids) for sample in counted)
         num_image_tokens = sum(sample.num_image_tokens for sample in counted)
         return {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from mmkit.training.job import (
 )
 from mmkit.training.launch import num_processes, run_under_torchrun
 from mmkit.training.output import read_report
+from mmkit.training.prepare import check_trainable
 from mmkit.training.ranks import connected
 from mmkit.training.rows import Rows
 from mmkit.training.samples import Refused, Sample
@@ -70,30 +71,23 @@ def finetune(
     else's directory or holds another run's checkpoint, Stopped (a LimitError) after a signal, and LimitError where the
     loss or the gradient stops being finite.
     """
-    check_target(out)
-    (out / FOLDER).mkdir(parents=True, exist_ok=True)
-    # Several nodes prepare the same job in the same place, which is none for a lock.
-    with claimed(out / FOLDER) if placement.nnodes == 1 else nullcontext():
-        try:
-            job, rows = prepare(
-                samples,
-                model=model,
-                out=out,
-                config=config,
-                placement=placement,
-                resume=resume,
-                on_refused=on_refused,
-                task_shares=task_shares,
-                command=command,
-            )
-            if job.world > 1:
-                run_under_torchrun(out, placement, job.world // placement.nnodes, _steps_to(on_step))
-            else:
-                with connected(config) as ranks, StopSignal(out) as stop:
-                    run(out, ranks, rows=rows, on_step=on_step, stop_requested=stop.requested)
-        except BaseException:
-            _tidy(out)
-            raise
+    with _place(out, placement):
+        job, rows = _prepare(
+            samples,
+            model=model,
+            out=out,
+            config=config,
+            placement=placement,
+            resume=resume,
+            on_refused=on_refused,
+            task_shares=task_shares,
+            command=command,
+        )
+        if job.world > 1:
+            run_under_torchrun(out, placement, job.world // placement.nnodes, _steps_to(on_step))
+        else:
+            with connected(config) as ranks, StopSignal(out) as stop:
+                run(out, ranks, rows=rows, on_step=on_step, stop_requested=stop.requested)
     return read_report(out)
 
 
@@ -113,19 +107,53 @@ def prepare(
 
     Arguments and errors are those of `finetune`, without the ones of training.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            "finetune starts torchrun by itself; under an outer one, write the job with --prepare and run: "
-            "torchrun … -m mmkit.training OUT"
+    with _place(out, placement):
+        return _prepare(
+            samples,
+            model=model,
+            out=out,
+            config=config,
+            placement=placement,
+            resume=resume,
+            on_refused=on_refused,
+            task_shares=task_shares,
+            command=command,
         )
+
+
+@contextmanager
+def _place(out: Path, placement: Placement) -> Iterator[None]:
+    """Have `out` for a run. Where it fails and has nothing to go on from, nothing of it is left."""
     check_target(out)
-    balance_of(config, num_tasks=1)  # its complaints, before anything is read
-    check_installed(config.report_to)
+    was_there = (out / FOLDER / "job.json").exists()
+    with claimed(out, shared=placement.nnodes > 1):
+        try:
+            yield
+        except BaseException:
+            if not was_there and not checkpoints.any_in(out / FOLDER):
+                remove(out)
+            raise
+
+
+def _prepare(
+    samples: Iterable[Sample | Refused],
+    *,
+    model: str,
+    out: Path,
+    config: TuneConfig,
+    placement: Placement,
+    resume: bool,
+    on_refused: OnRefused,
+    task_shares: Mapping[str, float] | None,
+    command: tuple[str, ...],
+) -> tuple[Job, Rows | None]:
+    world = num_processes(placement, config) * placement.nnodes
+    _check_settings(config, world, task_shares)
     chat = load_chat(model)
     if config.pack:
         packing.check_family(chat.family)
+    check_trainable(model, config)
     folder = out / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix="new-", dir=folder))
     try:
         data_sha256, num_refused = write_samples(staging, samples, on_refused)
@@ -133,7 +161,7 @@ def prepare(
             out=out,
             model=model,
             config=config,
-            world=num_processes(placement, config) * placement.nnodes,
+            world=world,
             model_files=files_of(model),
             task_shares=task_shares,
             data_sha256=data_sha256,
@@ -150,15 +178,27 @@ def prepare(
         rows = rows_of(StoredSamples(staging / "samples.jsonl"), chat, config)
         job = replace(job, num_rejected=num_refused + write_facts(staging, rows, config, on_refused))
         checkpoints.remove_all(folder)
-        for name in ("samples.jsonl", "rows.jsonl", "refused.jsonl"):
-            (staging / name).replace(folder / name)
-        job.write()
-    except BaseException:
-        _tidy(out)
-        raise
+        job.replace_files(staging)
+        return job, rows
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return job, rows
+
+
+def _check_settings(config: TuneConfig, world: int, task_shares: Mapping[str, float] | None) -> None:
+    """Raise what is wrong with the settings, before a row is read."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "finetune starts torchrun by itself; under an outer one, write the job with --prepare and run: "
+            "torchrun … -m mmkit.training OUT"
+        )
+    balance_of(config, num_tasks=1)
+    check_installed(config.report_to)
+    if config.task_sampling == "weights" and task_shares is None:
+        raise UsageError("task_sampling weights needs the weights of the tasks (--weights)")
+    if config.fsdp and world == 1:
+        raise UsageError("--fsdp shards the model over several processes, and there is one (--nproc)")
+    if config.fsdp and config.train == "projector":
+        raise UsageError("--fsdp shards the language model, of which --train projector trains nothing")
 
 
 def _check_same(job: Job, step: int) -> None:
@@ -179,9 +219,3 @@ def _steps_to(on_step: OnStep | None) -> Callable[[Mapping[str, Any]], None]:
             on_step(StepReport(**row))
 
     return hear
-
-
-def _tidy(out: Path) -> None:
-    """Leave nothing of a run that has nothing to go on from."""
-    if not checkpoints.any_in(out / FOLDER):
-        remove(out)

@@ -20,8 +20,9 @@ import orjson
 
 from mmkit import errors
 from mmkit.errors import DataError, LimitError, MmkitError, UsageError
-from mmkit.seeds import uniform
+from mmkit.images import resolve
 from mmkit.training.config import TuneConfig
+from mmkit.training.holdout import Holdout
 from mmkit.training.plan import RowFacts
 from mmkit.training.samples import Refused, Sample
 
@@ -35,7 +36,12 @@ RUN_FILE = "run.json"
 """What a finished run leaves beside its weights."""
 
 LOG_FILE = "log.jsonl"
-"""A row for each step and each validation, in OUT."""
+"""A row for each step and each validation: in FOLDER while the run lasts, and then in OUT."""
+
+_LOCK_FILE = ".mmkit.lock"
+"""In FOLDER: locked by the process whose run it is. It also tells our folder from one that somebody else called so."""
+
+_BLOCKS, _BLOCK_BYTES = 64, 2**16
 
 _MAY_DIFFER = frozenset({"workers", "check_rows", "cache_mb", "save_every", "report_to", "merge"})
 """Settings that change no figure of the run: it may go on with others."""
@@ -54,7 +60,7 @@ class Fact(RowFacts):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a run is to do. `world` processes share it; `model_files` are name and size of the model's weights.
+    """What a run is to do. `world` processes share it; `model_files` are the model's files by name, with a hash.
 
     `task_shares` are the proportions of `config.task_sampling` "weights". `data_sha256` is that of the samples,
     `num_rejected` counts those that cannot be trained on. `command` is what the user typed.
@@ -64,7 +70,7 @@ class Job:
     model: str
     config: TuneConfig
     world: int
-    model_files: Mapping[str, int]
+    model_files: Mapping[str, str]
     task_shares: Mapping[str, float] | None
     data_sha256: str
     num_rejected: int
@@ -84,6 +90,14 @@ class Job:
         with (self.folder / "rows.jsonl").open("rb") as lines:
             return [Fact(**orjson.loads(line)) for line in lines]
 
+    def replace_files(self, staging: Path) -> None:
+        """Put the job's files into their place, from the folder they were written to. Killed on the way, it leaves no
+        job."""
+        (self.folder / "job.json").unlink(missing_ok=True)
+        for name in ("samples.jsonl", "rows.jsonl", "refused.jsonl"):
+            (staging / name).replace(self.folder / name)
+        self.write()
+
     def write(self) -> None:
         """Write the orders, the last of the job's files: without them there is no job."""
         wire = asdict(self) | {"out": None, "model": _absolute(self.model)}
@@ -93,7 +107,7 @@ class Job:
         """What keeps this job from going on where `other` stopped, "lr: 1e-05 there, 2e-05 here"."""
         pairs: dict[str, tuple[Any, Any]] = {
             "model": (_absolute(other.model), _absolute(self.model)),
-            "the model's files": (dict(other.model_files), dict(self.model_files)),
+            "the model's files": _unlike(other.model_files, self.model_files),
             "processes": (other.world, self.world),
             "task shares": (other.task_shares, self.task_shares),
             "training rows (sha256)": (other.data_sha256[:12], self.data_sha256[:12]),
@@ -122,8 +136,19 @@ def check_target(out: Path) -> None:
         return
     if not out.is_dir():
         raise UsageError(f"{out} is a file, not a directory to write a model to")
-    if any(out.iterdir()) and not any((out / name).exists() for name in (RUN_FILE, FOLDER, LOG_FILE)):
+    if any(out.iterdir()) and not _is_ours(out):
         raise UsageError(f"{out} holds files that no tuning run left there; choose another directory")
+    if (out / FOLDER).exists() and not (out / FOLDER / _LOCK_FILE).exists():
+        raise UsageError(f"{out / FOLDER} was not left there by a tuning run; choose another directory")
+
+
+def _is_ours(out: Path) -> bool:
+    if (out / FOLDER / _LOCK_FILE).exists():
+        return True
+    try:
+        return "data_sha256" in orjson.loads((out / RUN_FILE).read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return False
 
 
 def refuse_none(refused: Refused) -> None:
@@ -132,8 +157,11 @@ def refuse_none(refused: Refused) -> None:
 
 
 def write_samples(folder: Path, samples: Iterable[Sample | Refused], on_refused: OnRefused) -> tuple[str, int]:
-    """Write the samples one a line. Gives their sha256, in which the places they were read from do not count, and the
-    number of rows that were none. Raises DataError where there are no samples."""
+    """Write the samples one a line. Gives their sha256, and the number of rows that were none.
+
+    The sizes of image files are in it, so that other pictures under the same names are noticed; the places that rows
+    and images were read from are not. Raises DataError where there are no samples.
+    """
     digest, count, refused = hashlib.sha256(), 0, 0
     with full_disk_explained(folder), (folder / "samples.jsonl").open("wb") as file:
         for sample in samples:
@@ -143,7 +171,7 @@ def write_samples(folder: Path, samples: Iterable[Sample | Refused], on_refused:
                 continue
             wire = sample.to_wire()
             file.write(orjson.dumps(wire) + b"\n")
-            digest.update(orjson.dumps(wire | {"where": None}) + b"\n")
+            digest.update(orjson.dumps([wire | {"where": None, "image_root": None}, _image_sizes(sample)]) + b"\n")
             count += 1
     if not count:
         raise DataError("there is no row to train on")
@@ -159,6 +187,7 @@ def write_facts(folder: Path, rows: Rows, config: TuneConfig, on_refused: OnRefu
     from mmkit.training.rows import measure
 
     num_refused = num_trained = 0
+    holdout = Holdout(rows.samples, config.val_size, config.seed) if config.val_size else None
     found = measure(rows, config.workers) if config.check_rows else guess(rows.samples)
     with (
         full_disk_explained(folder),
@@ -171,7 +200,7 @@ def write_facts(folder: Path, rows: Rows, config: TuneConfig, on_refused: OnRefu
                 on_refused(_refusal(rows.samples[index], fact))
                 num_refused += 1
                 continue
-            held_out = config.val_size > 0 and is_held_out(rows.samples[index], config)
+            held_out = holdout is not None and holdout.holds(rows.samples[index])
             wire = {**asdict(fact), "index": index, "held_out": held_out}
             file.write(orjson.dumps(wire) + b"\n")
             num_trained += not held_out
@@ -203,27 +232,54 @@ def guess(samples: Sequence[Sample]) -> Iterator[tuple[int, RowFacts]]:
         yield index, RowFacts(id=sample.id, task=sample.task, length=length, has_image=bool(sample.images))
 
 
-def is_held_out(sample: Sample, config: TuneConfig) -> bool:
-    """Whether validation keeps a row: by its images, or its id where it has none, so that no image is on both
-    sides."""
-    key = orjson.dumps(sample.images, option=orjson.OPT_SORT_KEYS).decode() if sample.images else sample.id
-    return uniform(config.seed, key, "finetune.validation") < config.val_size
+def files_of(model: str) -> dict[str, str]:
+    """What a model's directory holds: of each file a hash of its size and of blocks spread over it. Nothing for a hub
+    id."""
+    return {path.name: _sampled_hash(path) for path in sorted(Path(model).glob("*")) if path.is_file()}
 
 
-def files_of(model: str) -> dict[str, int]:
-    """Name and size of the weights in a model's directory; nothing for a hub id."""
-    return {path.name: path.stat().st_size for path in sorted(Path(model).glob("*.safetensors"))}
+def _sampled_hash(path: Path) -> str:
+    """A file of several GB is another one in all its parts, if it is another one."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for number in range(_BLOCKS):
+            file.seek(max(0, size - _BLOCK_BYTES) * number // (_BLOCKS - 1))
+            digest.update(file.read(_BLOCK_BYTES))
+            if size <= _BLOCK_BYTES:
+                break
+    return digest.hexdigest()[:16]
+
+
+def _image_sizes(sample: Sample) -> list[int | None]:
+    """Bytes of each image file; None where there is none."""
+    sizes: list[int | None] = []
+    for reference in sample.images:
+        path = reference.get("path")
+        in_a_file = isinstance(path, str) and not path.startswith("data:") and not reference.get("bytes")
+        try:
+            sizes.append(resolve(str(path), sample.image_root).stat().st_size if in_a_file else None)
+        except (OSError, ValueError):
+            sizes.append(None)
+    return sizes
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Have the folder of a job for this process alone, until the block or the process ends. Raises UsageError where
-    another one is at work there."""
-    with (folder / "lock").open("wb") as file:
+def claimed(out: Path, *, shared: bool = False) -> Iterator[None]:
+    """Have FOLDER in `out` for this process alone, until the block or the process ends; it is made if need be.
+
+    `shared`: with the other nodes of a run, which write the same there. Raises UsageError where another process is at
+    work. A disk that knows no locks has none.
+    """
+    folder = out / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK_FILE).open("wb") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another run is at work in {out}") from None
         except OSError:
-            raise UsageError(f"another run is at work in {folder.parent}") from None
+            pass
         yield
 
 
@@ -276,13 +332,24 @@ class StoredSamples(Sequence[Sample]):
 
 
 def remove(out: Path) -> None:
-    """Take away a job and its checkpoints, an empty log, and OUT where nothing else is in it."""
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
-    log = out / LOG_FILE
-    if log.is_file() and not log.stat().st_size:
-        log.unlink()
-    if out.is_dir() and not any(out.iterdir()):
+    """Take away a job and its checkpoints, and OUT where nothing else is in it.
+
+    At once, by its name: a process that is killed on the way leaves no half of a job.
+    """
+    gone = out / f".{FOLDER}.gone"
+    shutil.rmtree(gone, ignore_errors=True)
+    (out / FOLDER).rename(gone)
+    shutil.rmtree(gone)
+    if not any(out.iterdir()):
         out.rmdir()
+
+
+def _unlike(there: Mapping[str, str], here: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """What differs of two mappings."""
+    return (
+        {name: value for name, value in there.items() if here.get(name) != value},
+        {name: value for name, value in here.items() if there.get(name) != value},
+    )
 
 
 def _absolute(model: str) -> str:

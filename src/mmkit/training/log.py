@@ -1,4 +1,4 @@
-"""OUT/log.jsonl: a row for each optimizer step and each validation, written as they happen."""
+"""log.jsonl: a row for each optimizer step and each validation, written as they happen."""
 
 from __future__ import annotations
 
@@ -39,17 +39,19 @@ class Log:
 
 
 @contextmanager
-def logged(job: Job, ranks: Ranks, step: int) -> Iterator[Log]:
-    """The log of a run that goes on after `step` steps: what an earlier process wrote of later ones is taken out."""
+def logged(job: Job, ranks: Ranks, step: int, *, validated: bool) -> Iterator[Log]:
+    """The log of a run that goes on after `step` steps, and after the validation at that step if it was `validated`:
+    what an earlier process wrote of later ones is taken out."""
     if not ranks.is_main:
         yield Log(None, None)
         return
-    path = job.out / LOG_FILE
-    kept = [line for line in _lines(path) if _belongs_before(line, step)] if step else []
+    path = job.folder / LOG_FILE
+    partial = path.with_suffix(".partial")
+    with full_disk_explained(job.folder), partial.open("wb") as file:
+        file.writelines(line for line in _lines(path) if step and _belongs_before(line, step, validated))
+    partial.replace(path)
     trackers = Trackers(job.config.report_to, job.out) if job.config.report_to else None
-    with path.open("wb") as file:
-        file.writelines(kept)
-        file.flush()
+    with path.open("ab") as file:
         try:
             yield Log(file, trackers)
         finally:
@@ -57,9 +59,9 @@ def logged(job: Job, ranks: Ranks, step: int) -> Iterator[Log]:
                 trackers.close()
 
 
-def read_losses(out: Path) -> Iterator[float]:
-    """The loss of each step of a run."""
-    for line in _lines(out / LOG_FILE):
+def read_losses(folder: Path) -> Iterator[float]:
+    """The loss of each step of the run whose log is in `folder`."""
+    for line in _lines(folder / LOG_FILE):
         row = orjson.loads(line)
         if "loss" in row:
             yield row["loss"]
@@ -71,7 +73,8 @@ def _lines(path: Path) -> Iterator[bytes]:
             yield from (line for line in file if line.endswith(b"\n"))
 
 
-def _belongs_before(line: bytes, step: int) -> bool:
-    """A checkpoint is written before the validation of its step."""
+def _belongs_before(line: bytes, step: int, validated: bool) -> bool:
+    """A checkpoint may be written before or after the validation of its step."""
     row = orjson.loads(line)
-    return row["step"] <= step if "loss" in row else row["step"] < step
+    done: bool = row["step"] <= step if "loss" in row or validated else row["step"] < step
+    return done

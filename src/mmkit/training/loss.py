@@ -55,12 +55,15 @@ def token_nll(hidden: Tensor, head: nn.Module, labels: Tensor, chunk: int | None
     """The negative log-likelihood, in nats, of each valid token in order: (valid tokens,), float32 (float64 where
     `hidden` is).
 
-    `hidden` is (batch, length, hidden), `labels` (batch, length) with IGNORED where a token is not in the loss. Valid
-    positions are picked before the head. More than `chunk` of them (default: as many as LOGITS_AT_ONCE allow) are done
-    in chunks whose logits are computed again in the backward pass.
+    `hidden` is (batch, length, hidden), `labels` (batch, length) with IGNORED where a token is not in the loss; left on
+    the CPU, they save a GPU the wait for their number. Valid positions are picked before the head. More than `chunk` of
+    them (default: as many as LOGITS_AT_ONCE allow) are done in chunks whose logits are computed again in the backward
+    pass.
     """
     valid = valid_tokens(labels)
-    picked, targets = hidden[:, :-1][valid], labels[:, 1:][valid]
+    places = valid.flatten().nonzero()[:, 0].to(hidden.device, non_blocking=True)
+    picked = hidden[:, :-1].flatten(0, 1).index_select(0, places)
+    targets = labels[:, 1:][valid].to(hidden.device, non_blocking=True)
     if chunk is None:
         chunk = max(1, LOGITS_AT_ONCE // vocabulary_size(head))
     if len(targets) <= chunk:

@@ -12,9 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkit.training.config import TuneReport, Validation
-from mmkit.training.job import RUN_FILE, Job, full_disk_explained
+import torch
+
+from mmkit.training.config import TuneConfig, TuneReport, Validation
+from mmkit.training.job import LOG_FILE, RUN_FILE, Job, full_disk_explained, remove
 from mmkit.training.log import read_losses
+from mmkit.training.prepare import on_gpu, save_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
 _CURVE_POINTS = 100
 _LAST = ("adapter_config.json", "config.json", RUN_FILE)
 """What makes loaders and `make` take a directory for a model: it appears when all else is there."""
-_STALE = (*_LAST, "*.safetensors", "*.safetensors.index.json", "adapter")
-"""What an earlier run's model would be taken from. Other files in OUT are somebody's own."""
 
 
 def save(job: Job, chat: Chat, net: PreTrainedModel, report: TuneReport, state: Mapping[str, Tensor] | None) -> None:
@@ -36,21 +37,31 @@ def save(job: Job, chat: Chat, net: PreTrainedModel, report: TuneReport, state: 
     processor, chat template, generation config, and RUN_FILE. `state` are the weights, where the model does not hold
     them whole. Raises LimitError where the disk is full; the job and its last checkpoint are then still there.
     """
-    from mmkit.training.prepare import save_weights
-
     out, staged = job.out, job.folder / "finished"
     shutil.rmtree(staged, ignore_errors=True)
     with full_disk_explained(out), _no_bars():
         staged.mkdir()
         save_weights(net, staged, job.model, job.config, state)
         chat.save(staged)
-        text = json.dumps(run_record(job, report), indent=2, ensure_ascii=False)
+        shutil.copyfile(job.folder / LOG_FILE, staged / LOG_FILE)
+        files = sorted(path.name for path in staged.iterdir())
+        record = {**run_record(job, report), "files": [*files, RUN_FILE]}
+        text = json.dumps(record, indent=2, ensure_ascii=False)
         (staged / RUN_FILE).write_text(text + "\n", encoding="utf-8")
-        for old in sorted({path for pattern in _STALE for path in out.glob(pattern)}, key=_order, reverse=True):
+        for old in sorted(_left_by_an_earlier_run(out), key=_order, reverse=True):
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         for new in sorted(staged.iterdir(), key=_order):
             new.rename(out / new.name)
-    shutil.rmtree(job.folder)
+    remove(out)
+
+
+def _left_by_an_earlier_run(out: Path) -> list[Path]:
+    """What it wrote, as its RUN_FILE says. Other files in OUT are somebody's own."""
+    try:
+        names = json.loads((out / RUN_FILE).read_bytes())["files"]
+    except FileNotFoundError:
+        names = []
+    return [path for path in out.iterdir() if path.name in names]
 
 
 def run_record(job: Job, report: TuneReport) -> dict[str, Any]:
@@ -64,6 +75,7 @@ def run_record(job: Job, report: TuneReport) -> dict[str, Any]:
         "data_sha256": job.data_sha256,
         "arguments": asdict(job.config),
         "processes": job.world,
+        "device": _device(job.config),
         "task_shares": job.task_shares,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "rows": report.rows,
@@ -97,6 +109,10 @@ def read_report(out: Path) -> TuneReport:
         validation=None if validation is None else Validation.from_wire(validation),
         **{name: run[name] for name in ("rows", "rejected", "steps", "trained_parameters", "seconds")},
     )
+
+
+def _device(config: TuneConfig) -> str:
+    return torch.cuda.get_device_name() if on_gpu(config) else f"cpu, {torch.get_num_threads()} threads"
 
 
 def _order(path: Path) -> tuple[int, str]:

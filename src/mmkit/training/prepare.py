@@ -13,7 +13,7 @@ from torch import nn
 
 from mmkit.errors import UnavailableError, UsageError
 from mmkit.models.families import ONE_PRECISION
-from mmkit.models.loading import load_model
+from mmkit.models.loading import load_model, load_skeleton
 from mmkit.models.parts import PARTS, Part, dead_parameters, knows_parts, part_of
 from mmkit.training.config import TuneConfig
 
@@ -69,8 +69,8 @@ def prepare_model(model: str, config: TuneConfig, device: torch.device | None = 
     """
     device = device_of(config) if device is None else device
     lora = config.train == "lora"
-    if lora and (Path(model) / "adapter_config.json").is_file():
-        raise UsageError(f"{model} is an adapter; a new one needs a whole model (--train full merges it and goes on)")
+    if lora:
+        _check_no_adapter(model)
     if config.dtype == "float64":
         dtype = torch.float64
     else:
@@ -81,6 +81,17 @@ def prepare_model(model: str, config: TuneConfig, device: torch.device | None = 
         return _with_adapters(net, config).to(device)
     _choose_parts(net, config)
     return net.to(device)
+
+
+def check_trainable(model: str, config: TuneConfig) -> None:
+    """Raise what prepare_model would of the settings, by the model's shape, without its weights."""
+    net = load_skeleton(model)
+    _check_parts(net, config)
+    if config.train == "lora":
+        _check_no_adapter(model)
+        lora_targets(net, config.lora_targets)
+    else:
+        _choose_parts(net, config)
 
 
 def frozen_dead(net: PreTrainedModel, config: TuneConfig) -> list[str]:
@@ -135,6 +146,11 @@ def lora_targets(net: PreTrainedModel, targets: str | None = None) -> str:
             f"{', '.join(sorted(there))} (and all, for every linear layer of the whole model)"
         )
     return _pattern([name for name in layers if _last(name) in wanted])
+
+
+def _check_no_adapter(model: str) -> None:
+    if (Path(model) / "adapter_config.json").is_file() and not (Path(model) / "config.json").is_file():
+        raise UsageError(f"{model} is an adapter; a new one needs a whole model (--train full merges it and goes on)")
 
 
 def _check_parts(net: PreTrainedModel, config: TuneConfig) -> None:

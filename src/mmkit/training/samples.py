@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,13 +35,12 @@ class Sample:
         return _label(self.id, self.where)
 
     def to_wire(self) -> dict[str, Any]:
-        """The sample as a JSON object."""
-        root = None if self.image_root is None else str(self.image_root.absolute())
+        """The sample as a JSON object that means the same from any working directory."""
         return {
             **{name: getattr(self, name) for name in ("id", "task", "weight", "where")},
             "messages": list(self.messages),
-            "images": list(self.images),
-            "image_root": root,
+            "images": [_without_bytes(reference) for reference in self.images],
+            "image_root": str(Path(self.image_root or ".").absolute()),
         }
 
     @classmethod
@@ -50,7 +50,7 @@ class Sample:
             **{name: wire[name] for name in ("id", "task", "weight", "where")},
             messages=tuple(wire["messages"]),
             images=tuple(wire["images"]),
-            image_root=None if wire["image_root"] is None else Path(wire["image_root"]),
+            image_root=Path(wire["image_root"]),
         )
 
     def load_images(self) -> list[LoadedImage]:
@@ -88,7 +88,7 @@ def sample_of(
     if not record.get("messages"):
         raise DataError(f"{label}: no messages to train on (mmkit compose makes them)")
     own = record.get("weight")
-    task = record.get("task")
+    task = record.get("task") or None
     weight = 1.0 if own is None else float(own)
     if task_weights is not None:
         weight *= _task_weight(label, task, task_weights, default_weight)
@@ -103,6 +103,14 @@ def sample_of(
         image_root=image_root,
         where=where,
     )
+
+
+def _without_bytes(reference: Mapping[str, Any]) -> dict[str, Any]:
+    """The reference with inline bytes as a data URI."""
+    data = reference.get("bytes")
+    if not isinstance(data, bytes | bytearray):
+        return dict(reference)
+    return {"path": f"data:application/octet-stream;base64,{base64.b64encode(data).decode()}"}
 
 
 def _label(record_id: str, where: str) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmkit.errors import LimitError
+from mmkit.errors import DataError, LimitError
 from mmkit.models.families import CROSS_ATTENTION
 from mmkit.models.loading import load_chat
 from mmkit.seeds import derive
@@ -101,10 +101,14 @@ class Tuning:
         self._one_modality = config.modality_batches or chat.family in CROSS_ATTENTION
         self.num_steps = num_steps(self._trained_on, config, **self._plan_options())
 
-        self.net: PreTrainedModel = prepare_model(job.model, config, ranks.device)
+        # A model that is to be sharded may not fit the device whole.
+        self.net: PreTrainedModel = prepare_model(
+            job.model, config, torch.device("cpu") if config.fsdp else ranks.device
+        )
         self._check_model()
         if config.fsdp:
             sharding.shard(self.net, ranks, config)
+            self.net.to(ranks.device)
         self.parameters = list(checkpoints.trained(self.net).values())
         self.optimizer = _optimizer(self.net, config)
         self.balance = balance_of(config, len(self.tasks))
@@ -118,8 +122,10 @@ class Tuning:
     def run(self) -> None:
         """Train from the last checkpoint on, and save."""
         self._resume()
-        with logged(self.job, self.ranks, self.step) as self._log:
+        validated = self.validation is not None and self.validation.step == self.step
+        with logged(self.job, self.ranks, self.step, validated=validated) as self._log:
             self._train()
+            self.save_checkpoint()  # what is left to do may meet a full disk
         self._save()
 
     # --- the loop
@@ -140,12 +146,14 @@ class Tuning:
             self._validate()
 
     def _one_step(self, batches: Sequence[Batch]) -> None:
-        tokens, own_weights, counts, stop = self._count(batches)
+        tokens, weighted, own_weights, counts, stop = self._count(batches)
         if stop:
             self.save_checkpoint()
             raise Stopped(self._stop_requested(), self.step, self.job.out)
-        lambdas = torch.tensor(self.balance.task_weights(self.step, tokens.tolist()), dtype=torch.float64)
+        lambdas = torch.tensor(self.balance.task_weights(self.step, weighted.tolist()), dtype=torch.float64)
         denominator = float(tokens.sum() if self.config.weight_norm == "tokens" else lambdas @ own_weights)
+        if not math.isfinite(denominator):
+            self._give_up("sum of λ", denominator, batches)
         rate = lr_factor(self.step, self.num_steps, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * rate
@@ -180,21 +188,23 @@ class Tuning:
             )
         )
 
-    def _count(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor, dict[str, int], bool]:
-        """Over all processes and micro-batches of a step: the valid tokens and Σλ of each task, the counts of the
-        report, and whether anybody wants to stop."""
-        tokens, weights = (torch.zeros(len(self.tasks), dtype=torch.float64) for _ in range(2))
+    def _count(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor, Tensor, dict[str, int], bool]:
+        """Over all processes and micro-batches of a step: of each task the valid tokens, those of rows that weigh
+        anything, and Σλ; the counts of the report, and whether anybody wants to stop."""
+        tokens, weighted, weights = torch.zeros(3, len(self.tasks), dtype=torch.float64)
         for batch in batches:
             valid = valid_tokens(batch["labels"])
             tasks, own = batch["tasks"][:, 1:][valid], batch["weights"][:, 1:][valid]
             tokens.index_add_(0, tasks, torch.ones_like(own))
+            weighted.index_add_(0, tasks, (own > 0).double())
             weights.index_add_(0, tasks, own)
         counts = [float(sum(batch[name] for batch in batches)) for name in _COUNTS]
         stop = float(self._stop_requested() is not None)
-        totals = self.ranks.sum(torch.cat([tokens, weights, torch.tensor([*counts, stop], dtype=torch.float64)]))
-        tokens, weights, others = torch.split(totals, [len(self.tasks), len(self.tasks), len(_COUNTS) + 1])
+        others = torch.tensor([*counts, stop], dtype=torch.float64)
+        totals = self.ranks.sum(torch.cat([tokens, weighted, weights, others]))
+        tokens, weighted, weights, others = torch.split(totals, [*[len(self.tasks)] * 3, len(others)])
         *counted, stopping = others.tolist()
-        return tokens, weights, dict(zip(_COUNTS, map(int, counted), strict=True)), stopping > 0
+        return tokens, weighted, weights, dict(zip(_COUNTS, map(int, counted), strict=True)), stopping > 0
 
     def _backward(self, batches: Sequence[Batch], coefficients: Tensor) -> tuple[Tensor, Tensor]:
         """Add up the gradients of this process. Gives the share of each micro-batch in the loss, and for each task the
@@ -213,15 +223,17 @@ class Tuning:
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The nll, the task and the row's λ of each valid token of a micro-batch."""
-        batch = _moved(batch, self.ranks.device)
         if self.config.pack:
             batch = packing.pack(self.net, batch)
+        labels, device = batch["labels"], self.ranks.device
+        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch["inputs"].items()}
         bfloat16 = runs_in_bfloat16(self.config)
-        with torch.autocast(self.ranks.device.type, torch.bfloat16) if bfloat16 else nullcontext():
-            hidden = hidden_states(self.net, batch["inputs"])
-            nll = token_nll(hidden, head_of(self.net), batch["labels"])
-        valid = valid_tokens(batch["labels"])
-        return nll, batch["tasks"][:, 1:][valid], batch["weights"][:, 1:][valid]
+        with torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext():
+            hidden = hidden_states(self.net, inputs)
+            nll = token_nll(hidden, head_of(self.net), labels)
+        valid = valid_tokens(labels)
+        tasks, weights = (batch[name][:, 1:][valid].to(device, non_blocking=True) for name in ("tasks", "weights"))
+        return nll, tasks, weights
 
     def _move(self, batches: Sequence[Batch]) -> float:
         """One optimizer step; gives the gradient's norm before clipping. Nothing moves unless it is finite."""
@@ -331,16 +343,22 @@ class Tuning:
 
     def _resume(self) -> None:
         checkpoint = checkpoints.latest(self.job.folder)
+        self._check_that_all_see_the_same(None if checkpoint is None else checkpoint.step)
         if checkpoint is None:
             return
         state = checkpoint.state
         checkpoints.restore_weights(self.net, checkpoint)
-        checkpoints.restore_optimizer(self.net, self.optimizer, checkpoint.tensors("optimizer"))
+        checkpoints.restore_optimizer(self.net, self.optimizer, checkpoint)
         self.step, self.epoch, self.position = checkpoint.step, state["epoch"], state["position"]
         self.seconds, self.counts = state["seconds"], dict(state["counts"])
         self.balance.restore(state["balance"])
         if state["validation"] is not None:
             self.validation = Validation.from_wire(state["validation"])
+
+    def _check_that_all_see_the_same(self, step: int | None) -> None:
+        seen = set(self.ranks.gather((step, self.job.data_sha256, self.num_steps)))
+        if len(seen) > 1:
+            raise DataError(f"the processes do not find the same in {self.job.out}: does every node share that disk?")
 
     def _save(self) -> None:
         state = sharding.full_tensors(self.net.state_dict()) if self.config.fsdp else None
@@ -353,7 +371,7 @@ class Tuning:
                 trained_parameters=sum(parameter.numel() for parameter in self.parameters),
                 frozen=tuple(frozen_dead(self.net, self.config)),
                 seconds=self.seconds,
-                losses=tuple(read_losses(self.job.out)),
+                losses=tuple(read_losses(self.job.folder)),
                 validation=self.validation,
                 **self.counts,
             )
@@ -372,12 +390,6 @@ def _optimizer(net: PreTrainedModel, config: TuneConfig) -> torch.optim.AdamW:
         fused=on_gpu(config) and not config.fsdp,
         foreach=False if config.fsdp else None,
     )
-
-
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch["inputs"].items()}
-    others = {name: batch[name].to(device, non_blocking=True) for name in ("labels", "weights", "tasks")}
-    return {**batch, "inputs": inputs, **others}
 
 
 @contextmanager
