@@ -176,7 +176,12 @@ def test_a_preset_sets_what_is_not_given_and_is_told(folder: Path) -> None:
     [
         (("--preset", "mlam"), "no preset 'mlam'; presets: mint, "),
         (("--global-batch", "10", "--batch-size", "4"), "a step of 10 rows cannot be made of micro-batches of 4"),
-        (("--nnodes", "2"), "--rdzv-endpoint HOST:PORT"),
+        (("--nnodes", "2"), "the place where they meet (--rdzv-endpoint) go together"),
+        (("--merge",), "--merge needs --train lora"),
+        (("--train", "lora", "--lr-vision", "1e-6"), "--lr-vision needs a vision encoder that is trained"),
+        (("--global-batch", "8", "--accumulation", "2"), "--accumulation needs no --global-batch"),
+        (("--fsdp",), "there is one (--nproc)"),
+        (("--fsdp", "--nproc", "2", "--train", "projector"), "of which --train projector trains nothing"),
         (("--balance", "tla", "--balance-window", "3"), "has no window"),
         (("--task-sampling", "weights"), "needs the weights of the tasks"),
         (("--train", "lora", "--lora-targets", "q_prj"), "'q_prj'"),

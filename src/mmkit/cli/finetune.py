@@ -210,6 +210,7 @@ def command(
         config = tuning.config(chosen, _accumulation(rows_a_step, config, placement))
     if chosen is not None:
         console.say(_told(chosen, config, tuning.given()))
+    _refuse_idle(tuning, config, global_batch)
     task_weights = None if weights is None else read_task_weights(weights)
     by_sampling = config.task_sampling == "weights"
     if task_weights is not None and config.balance != "ew":
@@ -245,6 +246,26 @@ def command(
         progress = stack.enter_context(console.Progress(f"finetune {model}", unit="steps"))
         report = tune.finetune(samples, on_step=_follower(progress), **arguments)
     console.say(_summary(report))
+
+
+def _refuse_idle(tuning: Tuning, config: TuneConfig, global_batch: int | None) -> None:
+    """Raise UsageError for an option that would do nothing beside the others."""
+    whole_model = config.train in ("full", "lora")
+    idle = {
+        "lora_r": config.train != "lora" and "--train lora",
+        "lora_alpha": config.train != "lora" and "--train lora",
+        "lora_dropout": config.train != "lora" and "--train lora",
+        "lora_targets": config.train != "lora" and "--train lora",
+        "merge": config.train != "lora" and "--train lora",
+        "lr_vision": not (config.train == "full" or config.lora_targets == "all")
+        and "a vision encoder that is trained",
+        "lr_projector": not (whole_model or "projector" in config.train) and "a projector that is trained",
+        "balance_temperature": config.balance != "dwa" and "--balance dwa",
+        "accumulation": global_batch is not None and "no --global-batch, which sets it",
+    }
+    for name in sorted(tuning.given() & idle.keys()):
+        if idle[name]:
+            raise UsageError(f"--{name.replace('_', '-')} needs {idle[name]}")
 
 
 class _Rejects:

@@ -49,9 +49,9 @@ class TuneConfig:
     micro-batch without padding.
     `max_length` counts tokens, image tokens included; a longer row is rejected, or its text shortened (`overlong`).
 
-    Loss: `balance` sets λ by the training losses (tla, rlw, dwa, igb; see `mmkit.training.balance`) in place of the
-    samples' own task weights, over windows of `balance_window` steps. `weight_norm` "tokens" divides by the number of
-    tokens in place of Σλ.
+    Loss: `balance` sets the λ of tasks by their training losses (tla, rlw, dwa, igb; see `mmkit.training.balance`),
+    over windows of `balance_window` steps; a sample's own weight multiplies. `weight_norm` "tokens" divides by the
+    number of tokens in place of Σλ.
 
     `dtype`: "auto" is bfloat16 on a GPU and float32 on a CPU. With bfloat16, what is trained stays in float32 and the
     arithmetic is autocast. `fsdp` shards the language model over the devices.
@@ -148,8 +148,8 @@ class Placement:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, not {value}")
-        if self.nnodes > 1 and self.rdzv_endpoint is None:
-            raise UsageError("several nodes need the place where they meet: --rdzv-endpoint HOST:PORT")
+        if (self.nnodes > 1) != (self.rdzv_endpoint is not None):
+            raise UsageError("several nodes (--nnodes) and the place where they meet (--rdzv-endpoint) go together")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import orjson
 
-from mmkit import errors
+from mmkit import console, errors
 from mmkit.errors import DataError, LimitError, MmkitError, UsageError
 from mmkit.images import resolve
 from mmkit.training.config import TuneConfig
@@ -190,11 +190,13 @@ def write_facts(folder: Path, rows: Rows, config: TuneConfig, on_refused: OnRefu
     holdout = Holdout(rows.samples, config.val_size, config.seed) if config.val_size else None
     found = measure(rows, config.workers) if config.check_rows else guess(rows.samples)
     with (
+        console.Progress("read rows") as progress,
         full_disk_explained(folder),
         (folder / "rows.jsonl").open("wb") as file,
         (folder / "refused.jsonl").open("wb") as refused,
     ):
         for index, fact in found:
+            progress.advance(total=len(rows))
             if isinstance(fact, MmkitError):
                 refused.write(orjson.dumps([index, type(fact).__name__, str(fact)]) + b"\n")
                 on_refused(_refusal(rows.samples[index], fact))
