@@ -134,7 +134,7 @@ def test_two_processes_write_what_one_writes_and_predict_reads_it(folder: Path) 
 
 def test_rows_that_cannot_be_trained_on_are_counted_and_written_down(folder: Path) -> None:
     bad = [
-        json.dumps({**row(1), "id": "no image", "images": [{"path": "gone.png"}]}),
+        json.dumps({**row(1), "id": "no image", "images": [{"path": "gone.png"}], "caption": "kept", "weight": 2}),
         '{"id": "half',
         json.dumps({**row(0), "id": "nobody speaks", "messages": row(0)["messages"][:1]}),
         json.dumps({"id": "no messages", "task": "say"}),
@@ -145,8 +145,9 @@ def test_rows_that_cannot_be_trained_on_are_counted_and_written_down(folder: Pat
     stopped = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
     assert stopped.returncode == 65 and "mixed.jsonl:10" in stopped.stderr
     assert not (folder / "mixed").exists()
+    (folder / "weights.jsonl").write_text('{"task": "say", "weight": 1}\n{"task": "look", "weight": 5}\n')
     done = subprocess.run(
-        [*command, "--rejects", "rejects.jsonl"],
+        [*command, "--rejects", "rejects.jsonl", "--weights", "weights.jsonl"],
         cwd=folder,
         env=ENVIRONMENT,
         capture_output=True,
@@ -158,7 +159,8 @@ def test_rows_that_cannot_be_trained_on_are_counted_and_written_down(folder: Pat
     rejects = [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
     assert sorted(reject["line"] for reject in rejects) == [9, 10, 11, 12]
     assert {reject["command"] for reject in rejects} == {"finetune"}
-    assert any("gone.png" in reject["reason"] for reject in rejects)
+    (unread,) = [reject for reject in rejects if "gone.png" in reject["reason"]]
+    assert unread["record"] == json.loads(bad[0])
     assert json.loads((folder / "mixed" / "run.json").read_text())["rejected"] == 4
 
 
@@ -175,7 +177,7 @@ def test_a_preset_sets_what_is_not_given_and_is_told(folder: Path) -> None:
     ("arguments", "said"),
     [
         (("--preset", "mlam"), "no preset 'mlam'; presets: mint, "),
-        (("--global-batch", "10", "--batch-size", "4"), "a step of 10 rows cannot be made of micro-batches of 4"),
+        (("--global-batch", "10", "--batch-size", "4"), "a step of 10 rows cannot be made of 4 at once"),
         (("--nnodes", "2"), "the place where they meet (--rdzv-endpoint) go together"),
         (("--merge",), "--merge needs --train lora"),
         (("--train", "lora", "--lr-vision", "1e-6"), "--lr-vision needs a vision encoder that is trained"),

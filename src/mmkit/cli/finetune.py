@@ -35,7 +35,7 @@ class Tuning(OptionGroup):
         typer.Option(
             "--lora-targets",
             metavar="NAMES",
-            help='Layers of the language model ("q_proj,v_proj"), or "all" linear layers of the whole model. '
+            help='Layers of the language model ("q_proj,v_proj"), or "all": every linear layer of the whole model. '
             "[default: all of the language model]",
             show_default=False,
         ),
@@ -52,7 +52,8 @@ class Tuning(OptionGroup):
     batch_size: Annotated[int, typer.Option("--batch-size", help="Rows in a micro-batch of one process.")] = 8
     accumulation: Annotated[int, typer.Option("--accumulation", help="Micro-batches in a step.")] = 1
     group_by_length: Annotated[
-        bool, typer.Option("--group-by-length/--no-group-by-length", help="Pad less: like with like within a step.")
+        bool,
+        typer.Option("--group-by-length/--no-group-by-length", help="With accumulation: like rows in a micro-batch."),
     ] = True
     modality_batches: Annotated[
         bool, typer.Option("--modality-batches", help="Batches of text-only or of image rows, never both (MLAN).")
@@ -106,7 +107,9 @@ class Tuning(OptionGroup):
         bool, typer.Option("--check-rows/--no-check-rows", help="Encode every row before the first step.")
     ] = True
     cache_mb: Annotated[int, typer.Option("--cache-mb", help="Memory for encoded rows.")] = 512
-    save_every: Annotated[int, typer.Option("--save-every", metavar="STEPS", help="Checkpoint so often.")] = 500
+    save_every: Annotated[
+        int, typer.Option("--save-every", metavar="STEPS", help="Checkpoint so often, and when asked to stop.")
+    ] = 500
     report_to: Annotated[
         list[str] | None, typer.Option("--report-to", metavar="NAME", help="tensorboard or wandb; repeat for both.")
     ] = None
@@ -209,7 +212,7 @@ def command(
     if rows_a_step is not None and "accumulation" not in tuning.given():
         config = tuning.config(chosen, _accumulation(rows_a_step, config, placement))
     if chosen is not None:
-        console.say(_told(chosen, config, tuning.given()))
+        console.say(_told(chosen, config, tuning.given(), rows_a_step))
     _refuse_idle(tuning, config, global_batch)
     task_weights = None if weights is None else read_task_weights(weights)
     by_sampling = config.task_sampling == "weights"
@@ -298,16 +301,16 @@ def _accumulation(rows_a_step: int, config: TuneConfig, placement: Placement) ->
     at_once = config.batch_size * num_processes(placement, config) * placement.nnodes
     if rows_a_step % at_once:
         raise UsageError(
-            f"a step of {rows_a_step} rows cannot be made of micro-batches of {config.batch_size} on "
-            f"{at_once // config.batch_size} processes; change --batch-size or --global-batch"
+            f"a step of {rows_a_step} rows cannot be made of {at_once} at once (--batch-size {config.batch_size} times "
+            f"the number of processes); change --batch-size or --global-batch"
         )
     return rows_a_step // at_once
 
 
-def _told(preset: Preset, config: TuneConfig, given: set[str]) -> str:
+def _told(preset: Preset, config: TuneConfig, given: set[str], rows_a_step: int | None) -> str:
     """What a preset sets, and where it comes from."""
     values = [f"{name} {getattr(config, name)}{' (given)' if name in given else ''}" for name in preset.settings]
-    rows = [] if preset.global_batch is None else [f"{preset.global_batch} rows a step"]
+    rows = [] if rows_a_step is None or "accumulation" in given else [f"{rows_a_step} rows a step"]
     return f"mmkit finetune: preset {preset.name} ({preset.source}): {', '.join([*values, *rows])}"
 
 
@@ -342,8 +345,16 @@ def _summary(report: TuneReport) -> str:
 
 
 def _torchrun(world: int, placement: Placement, out: str) -> str:
-    nodes = f"--nnodes {placement.nnodes} --rdzv-endpoint {placement.rdzv_endpoint} " if placement.nnodes > 1 else ""
-    return f"torchrun {nodes}--nproc-per-node {world // placement.nnodes} -m mmkit.training {out}"
+    import shlex
+    from pathlib import Path
+
+    nodes = ["--standalone"]
+    if placement.nnodes > 1:
+        nodes = ["--nnodes", str(placement.nnodes), "--rdzv-backend", "c10d"]
+        nodes += ["--rdzv-endpoint", str(placement.rdzv_endpoint)]
+    per_node = str(world // placement.nnodes)
+    module = ["-m", "mmkit.training", str(Path(out).absolute())]
+    return shlex.join(["torchrun", *nodes, "--nproc-per-node", per_node, *module])
 
 
 def _command_line() -> tuple[str, ...]:

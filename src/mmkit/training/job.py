@@ -171,7 +171,8 @@ def write_samples(folder: Path, samples: Iterable[Sample | Refused], on_refused:
                 continue
             wire = sample.to_wire()
             file.write(orjson.dumps(wire) + b"\n")
-            digest.update(orjson.dumps([wire | {"where": None, "image_root": None}, _image_sizes(sample)]) + b"\n")
+            trained = [wire["record"].get(name) for name in ("id", "task", "messages", "images")]
+            digest.update(orjson.dumps([*trained, sample.weight, _image_sizes(sample)]) + b"\n")
             count += 1
     if not count:
         raise DataError("there is no row to train on")
@@ -222,7 +223,7 @@ def refuse_again(folder: Path, samples: Sequence[Sample], on_refused: OnRefused)
 
 
 def _refusal(sample: Sample, error: MmkitError) -> Refused:
-    return Refused(sample.where, sample.to_wire(), error)
+    return Refused(sample.where, sample.to_record(), error)
 
 
 def guess(samples: Sequence[Sample]) -> Iterator[tuple[int, RowFacts]]:

@@ -99,6 +99,8 @@ def run_under_torchrun(
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a Ctrl-C is for us alone: they hear of it by the stop file
+                # Where a scheduler signals torchrun itself, the time for a checkpoint; newer torchruns heed it.
+                env={"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600", **os.environ},
             )
         try:
             _listen(ours, torchrun, stop, on_line)

@@ -48,6 +48,8 @@ def save(job: Job, chat: Chat, net: PreTrainedModel, report: TuneReport, state: 
         record = {**run_record(job, report), "files": [*files, RUN_FILE]}
         text = json.dumps(record, indent=2, ensure_ascii=False)
         (staged / RUN_FILE).write_text(text + "\n", encoding="utf-8")
+        for path in staged.rglob("*.safetensors"):
+            path.chmod((staged / RUN_FILE).stat().st_mode)  # safetensors writes for the owner alone
         for old in sorted(_left_by_an_earlier_run(out), key=_order, reverse=True):
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         for new in sorted(staged.iterdir(), key=_order):

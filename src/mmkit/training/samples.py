@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mmkit.images import LoadedImage, load
 class Sample:
     """One conversation to learn from. `weight` is the λ of each of its tokens in the loss.
 
-    `where` is the file and line that it was read from, for messages.
+    `where` is the file and line that it was read from, for messages; `record` is what was read there.
     `images` are references, read only when the sample is encoded: a large set never lies decoded in memory.
     """
 
@@ -28,29 +28,39 @@ class Sample:
     weight: float = 1.0
     image_root: Path | None = None
     where: str = ""
+    record: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def label(self) -> str:
         """What messages call it: file and line where they are known, and the id."""
         return _label(self.id, self.where)
 
+    def to_record(self) -> dict[str, Any]:
+        """The record that the sample was made of, all its fields; inline bytes of images as data URIs."""
+        own = {"id": self.id, "task": self.task, "messages": list(self.messages)}
+        record = dict(own if self.record is None else self.record)
+        if self.images:
+            record["images"] = [_without_bytes(reference) for reference in self.images]
+        return record
+
     def to_wire(self) -> dict[str, Any]:
         """The sample as a JSON object that means the same from any working directory."""
-        return {
-            **{name: getattr(self, name) for name in ("id", "task", "weight", "where")},
-            "messages": list(self.messages),
-            "images": [_without_bytes(reference) for reference in self.images],
-            "image_root": str(Path(self.image_root or ".").absolute()),
-        }
+        root = str(Path(self.image_root or ".").absolute())
+        return {"record": self.to_record(), "weight": self.weight, "where": self.where, "image_root": root}
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Sample:
         """The sample of `to_wire`."""
+        record = wire["record"]
         return cls(
-            **{name: wire[name] for name in ("id", "task", "weight", "where")},
-            messages=tuple(wire["messages"]),
-            images=tuple(wire["images"]),
+            id=record["id"],
+            messages=tuple(record["messages"]),
+            images=tuple(record.get("images") or ()),
+            task=record.get("task") or None,
+            weight=wire["weight"],
             image_root=Path(wire["image_root"]),
+            where=wire["where"],
+            record=record,
         )
 
     def load_images(self) -> list[LoadedImage]:
@@ -102,6 +112,7 @@ def sample_of(
         weight=weight,
         image_root=image_root,
         where=where,
+        record=record,
     )
 
 
