@@ -16,7 +16,7 @@ from mmkit.models.loading import load_model
 from mmkit.testing import tiny_models
 from mmkit.training import Sample, packing
 from mmkit.training.finetune import finetune
-from mmkit.training.loss import head_of, hidden_states, token_nll, valid_tokens
+from mmkit.training.loss import IGNORED, head_of, hidden_states, token_nll, valid_tokens
 
 pytestmark = pytest.mark.tiny
 __all__ = ["pictures", "samples"]  # fixtures
@@ -70,6 +70,15 @@ def test_packed_rows_do_not_see_each_other(samples: list[Sample], model: str) ->
         one, two = (hidden_states(net, packing.pack(net, made)["inputs"])[0] for made in (batch, other))
     assert not torch.equal(one[:first], two[:first])
     assert torch.equal(one[first:], two[first:])
+
+
+def test_the_first_token_of_a_row_is_learned_in_no_pack(samples: list[Sample], model: str) -> None:
+    """Nothing of its row stands before it; in a pack another row does."""
+    net = load_model(model, device="cpu")
+    batch = one_batch(samples[:3], model)
+    batch["labels"] = batch["inputs"]["input_ids"].masked_fill(batch["inputs"]["attention_mask"] == 0, IGNORED)
+    packed = packing.pack(net, batch)
+    assert valid_tokens(packed["labels"]).sum() == valid_tokens(batch["labels"]).sum()
 
 
 def test_a_model_in_which_rows_would_see_each_other_is_refused(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
