@@ -209,7 +209,7 @@ def test_killed_while_it_writes_a_checkpoint_the_one_before_is_used(
 
         def torn(folder: Path, step: int, *rest: Any) -> None:
             if step == 4:
-                monkeypatch.setattr(store, "_flush", lambda _: os._exit(9))
+                monkeypatch.setattr(store, "sync", lambda _: os._exit(9))
             saved(folder, step, *rest)
 
         monkeypatch.setattr(store, "save", torn)

@@ -7,7 +7,6 @@ a name is whole.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkit.errors import DataError
+from mmkit.streams.journal import sync
 from mmkit.training import sharding
 from mmkit.training.job import full_disk_explained
 
@@ -65,9 +65,9 @@ def save(folder: Path, step: int, state: Mapping[str, Any], tensors: Mapping[str
         sizes = {file.name: file.stat().st_size for file in partial.iterdir()}
         (partial / _STATE).write_bytes(orjson.dumps({"step": step, "files": sizes, **state}))
         for file in partial.iterdir():
-            _flush(file)
+            sync(file)
         partial.rename(path)
-        _flush(folder)
+        sync(folder)
     for old in _all(folder):
         if old != path:
             shutil.rmtree(old)
@@ -149,12 +149,3 @@ def _all(folder: Path) -> list[Path]:
 
 def _torn(path: Path, what: str) -> DataError:
     return DataError(f"{path} is damaged: {what}; remove that directory to go on without it")
-
-
-def _flush(path: Path) -> None:
-    """Wait until the disk has it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
