@@ -79,8 +79,8 @@ def wait_for_steps(out: Path, count: int, process: subprocess.Popen[bytes]) -> N
         time.sleep(0.01)
 
 
-LONG = ("--epochs", "60", "--batch-size", "2", "--accumulation", "2", "--lr", "1e-3", "--train", "lora")
-"""360 steps in one process, 180 in two."""
+LONG = ("--epochs", "120", "--batch-size", "2", "--accumulation", "2", "--lr", "1e-3", "--train", "lora")
+"""720 steps in one process, 360 in two: seconds in which to send a signal."""
 
 
 @pytest.mark.parametrize(
@@ -100,12 +100,12 @@ def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(
     assert "Traceback" not in err.decode()
     assert not (out / "run.json").exists() and any((out / "checkpoints").glob("step-*"))
     stopped = figures(out)
-    assert 5 <= len(stopped) < 180
+    assert 5 <= len(stopped) < 360
 
     code, err = finetune(folder, *arguments)
     assert code == 0, err
     assert figures(out)[: len(stopped)] == stopped
-    assert len(figures(out)) == 360 // int(nproc)
+    assert len(figures(out)) == 720 // int(nproc)
     assert not (out / "checkpoints").exists()
 
 
