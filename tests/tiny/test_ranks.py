@@ -64,9 +64,7 @@ def test_what_the_processes_tell_each_other(two: Seen) -> None:
     assert torch.equal(first["sum"], second["sum"])
     assert second["given"][0] == 0.2  # what was handed over is not changed
     for here in (first, second):
-        assert here["any"] == [True, False]
         assert here["gather"] == [{"rank": 0}, {"rank": 1}]
-        assert here["broadcast"] == "from 0"
         assert here["world"] == 2
     assert (first["main"], second["main"]) == (True, False)
 

@@ -212,10 +212,10 @@ def _check_same(job: Job, step: int) -> None:
 
 
 def _steps_to(on_step: OnStep | None) -> Callable[[Mapping[str, Any]], None]:
-    """What turns rows of the log into reports of steps."""
+    """What hears the wire form of a step and tells `on_step`."""
 
-    def hear(row: Mapping[str, Any]) -> None:
-        if on_step is not None and "loss" in row:
-            on_step(StepReport(**row))
+    def hear(wire: Mapping[str, Any]) -> None:
+        if on_step is not None:
+            on_step(StepReport(**wire))
 
     return hear

@@ -146,9 +146,10 @@ def _is_ours(out: Path) -> bool:
     if (out / FOLDER / _LOCK_FILE).exists():
         return True
     try:
-        return "data_sha256" in orjson.loads((out / RUN_FILE).read_bytes())
+        run = orjson.loads((out / RUN_FILE).read_bytes())
     except (FileNotFoundError, orjson.JSONDecodeError):
         return False
+    return isinstance(run, dict) and "data_sha256" in run
 
 
 def refuse_none(refused: Refused) -> None:
@@ -304,7 +305,6 @@ class StoredSamples(Sequence[Sample]):
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._file = path.open("rb", buffering=0)
         self._starts = [0]
         with path.open("rb") as lines:
@@ -325,10 +325,6 @@ class StoredSamples(Sequence[Sample]):
             raise IndexError(index)
         start, end = self._starts[index : index + 2]
         return Sample.from_wire(orjson.loads(os.pread(self._file.fileno(), end - start, start)))
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
     def __del__(self) -> None:
         self._file.close()

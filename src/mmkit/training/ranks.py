@@ -55,10 +55,6 @@ class Ranks:
         dist.all_reduce(total)
         return total.to(values.device)
 
-    def any_true(self, flag: bool) -> bool:
-        """Whether it is so in at least one process."""
-        return bool(self.sum(torch.tensor(int(flag))))
-
     def gather(self, value: _T) -> list[_T]:
         """Every process' value (anything that pickles), by rank, for all of them."""
         if self.world == 1:
@@ -66,14 +62,6 @@ class Ranks:
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
-
-    def broadcast(self, value: _T) -> _T:
-        """The main process' value (anything that pickles)."""
-        if self.world == 1:
-            return value
-        values = [value]
-        dist.broadcast_object_list(values, src=0, device=self.device)
-        return values[0]
 
     def barrier(self) -> None:
         """Wait until all of them are here."""
