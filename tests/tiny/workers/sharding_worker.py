@@ -131,7 +131,7 @@ def work(case: Case, model: str, here: Ranks) -> dict[str, Any]:
         run.step(number)
     weights, states = run.weights(), run.states()
     loaded = Run(case, model, here)
-    loaded.load(here.broadcast(weights), here.broadcast(states))
+    loaded.load(here.gather(weights)[0], here.gather(states)[0])
     loaded_the_same = same((loaded.weights(), loaded.states()), (weights, states))
     run.step(STEPS)
     loaded.step(STEPS)

@@ -40,7 +40,7 @@ def until_stopped(out: Path, here: Ranks, on_step: OnStep, requested: Requested)
     here.barrier()
     if here.is_main:
         report(1, on_step)
-    while not here.any_true(requested() is not None):
+    while not any(here.gather(requested() is not None)):
         time.sleep(0.01)
     raise Stopped(requested(), 7, out)
 
