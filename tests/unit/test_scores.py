@@ -82,9 +82,9 @@ def test_a_row_a_task_metric_rule_and_model() -> None:
     ]
     found = [(row.task, row.metric, row.model, row.value) for row in rows_of(records)]
     assert found == [
-        ("b", "accuracy", None, 100),
-        ("b", "accuracy", "m1", 0),
-        ("b", "accuracy", "m2", 100),
+        ("b", "mc", None, 100),
+        ("b", "mc", "m1", 0),
+        ("b", "mc", "m2", 100),
         ("b", "token-recall", None, 100),
         ("default", "em", None, 100),
     ]

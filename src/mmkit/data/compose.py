@@ -58,7 +58,7 @@ def synthesizer_stage(*, seed: int = 0) -> Stage:
         ]
         if seeds.uniform(seed, record["id"], "compose.synthesizer-order") < 0.5:
             answers.reverse()
-        question = prompts.question(record)
+        question = prompts.ask(record)
         turns = [message("user", prompts.CAPTION_HINT), {**message("assistant", caption), "train": False}]
         for hint, answer in answers:
             turns.append({**message("user", f"{hint}\n{question}"), "train": True})
@@ -201,7 +201,7 @@ def _caption_turns(record: Record, seed: int) -> Messages:
 
 
 def _task_turns(record: Record, response: Response, seed: int) -> Messages:
-    return [message("user", prompts.question(record)), message("assistant", respond(record, response, seed))]
+    return [message("user", prompts.ask(record)), message("assistant", respond(record, response, seed))]
 
 
 def _joined_turns(task: Record, response: Response, seed: int) -> Messages:

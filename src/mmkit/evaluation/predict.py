@@ -54,7 +54,7 @@ def conversation(record: Record) -> Sequence[Mapping[str, Any]]:
     """
     turns: list[Mapping[str, Any]] = list(record.get("messages") or ())
     if not turns:
-        return [message("user", prompts.question(record), len(record.get("images") or ()))]
+        return [message("user", prompts.ask(record), len(record.get("images") or ()))]
     while turns and turns[-1]["role"] == "assistant":
         turns.pop()
     if not turns or turns[-1]["role"] != "user":

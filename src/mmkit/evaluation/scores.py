@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from mmkit import seeds
 from mmkit.errors import DataError
 from mmkit.evaluation.intervals import mean_interval
-from mmkit.tasks.metrics import METRICS, Metric, Record, metric_for
+from mmkit.tasks.metrics import METRICS, Metric, Record, metric_for, metric_named
 
 DEFAULT_TASK = "default"
 Key: TypeAlias = tuple[str, str, str, str | None]
@@ -128,9 +128,10 @@ def score_record(record: Record, metric: str | None = None, rule: str | None = N
     A record without `task` belongs to the task "default". Raises DataError for a record that cannot be scored (no
     id, no prediction, no gold answer, a gold answer that is no option) and UsageError for an unknown metric or rule.
     """
-    chosen = metric_for(record, metric)
+    chosen = metric_for(record) if metric is None else metric_named(metric)
     chosen_rule = rule if rule is not None else chosen.default_rule
-    score = chosen.scorer(chosen_rule)(record)
+    chosen.require_rule(chosen_rule)
+    score = chosen.rules[chosen_rule](record)
     return Sample(
         id=_typed(record, "id", str),
         task=_optional(record, "task", str) or DEFAULT_TASK,

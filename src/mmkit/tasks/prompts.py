@@ -5,6 +5,7 @@ prompt can never differ between them by accident. Nothing here looks at an answe
 from __future__ import annotations
 
 import functools
+import re
 import string
 from importlib import resources
 from typing import Any
@@ -14,23 +15,44 @@ import orjson
 from mmkit import seeds
 from mmkit.errors import DataError
 from mmkit.records import Record
+from mmkit.tasks.benchmarks import definition_of
 
 CAPTION_HINT = "Describe the image."
 PRECISE_HINT = "Answer with a precise response."
 INFORMATIVE_HINT = "Answer with an informative response."
 """The lines that open the turns of AdaMLLM's synthesizer. They are its protocol: the released one knows no others."""
+COMMON_PROMPT = "{context}\n{question}\n{choices}"
+
+_SLOT = re.compile(r"\{(?:question|context|choices)\}")
 
 
-def question(record: Record) -> str:
-    """The text of a task's user turn: context, question, lettered choices. Raises DataError without a question."""
-    text = record.get("question")
-    if not isinstance(text, str) or not text.strip():
+def ask(record: Record) -> str:
+    """The text of a task's user turn: by the prompt of the benchmark that the record names, else by the common one.
+
+    Raises DataError without a question, or where the benchmark is unknown.
+    """
+    definition = definition_of(record)
+    return fill((definition and definition.prompt) or COMMON_PROMPT, record)
+
+
+def fill(template: str, record: Record) -> str:
+    """A template with {question}, {context} and {choices} (lettered, one a line) put in.
+
+    In one pass: a text that holds braces stays as it is. A line of the template that comes out empty is left out, as
+    where there is no context. Raises DataError without a question, unless the template asks without one.
+    """
+    if "{question}" in template and not str(record.get("question") or "").strip():
         raise DataError("question: a task needs one")
-    lines = [record["context"]] if record.get("context") else []
-    lines.append(text)
     choices = record.get("choices") or ()
-    lines.extend(f"{letter}. {choice}" for letter, choice in zip(letters(len(choices)), choices, strict=True))
-    return "\n".join(lines)
+    texts = {
+        "{question}": record.get("question") or "",
+        "{context}": record.get("context") or "",
+        "{choices}": "\n".join(
+            f"{letter}. {choice}" for letter, choice in zip(letters(len(choices)), choices, strict=True)
+        ),
+    }
+    lines = (_SLOT.sub(lambda slot: texts[slot[0]], line) for line in template.split("\n"))
+    return "\n".join(line for line in lines if line.strip())
 
 
 def letters(count: int) -> list[str]:
