@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from mmkit.errors import DataError, UsageError
 from mmkit.evaluation.intervals import mean_interval, wilson
-from mmkit.evaluation.scores import Aggregate, ScoreRow, aggregate, score_record, score_rows, table
+from mmkit.evaluation.aggregate import Aggregate
+from mmkit.evaluation.scores import Sample, ScoreRow, table
+from mmkit.evaluation.scoring import Scorer, score_all
 
 PERCENT = (0.0, 100.0)
 
@@ -24,7 +26,18 @@ def record(number: int, right: bool, **more: Any) -> dict[str, Any]:
 
 
 def rows_of(records: list[dict[str, Any]], **options: Any) -> list[ScoreRow]:
-    return aggregate(score_record(one, **options) for one in records)
+    return collect(records, **options).rows()
+
+
+def collect(records: list[dict[str, Any]], **options: Any) -> Aggregate:
+    collected = Aggregate()
+    for sample in score_all(records, **options):
+        collected.add(sample)
+    return collected
+
+
+def score_record(one: dict[str, Any], **options: Any) -> Sample | None:
+    return Scorer(**options).score(one)
 
 
 @pytest.mark.parametrize(
@@ -62,13 +75,6 @@ def test_a_score_row_holds_the_whole_story() -> None:
     assert table([row])[1] == ["slake", "em (strict)", "80.0 %", "49.0 to 94.3", "10", "1", ""]
 
 
-def collect(records: list[dict[str, Any]]) -> Aggregate:
-    collected = Aggregate()
-    for one in records:
-        collected.add(score_record(one))
-    return collected
-
-
 def test_a_row_a_task_metric_rule_and_model() -> None:
     def by(model: str) -> dict[str, Any]:
         return {"lineage": [{"op": "synthesize", "model": "s"}, {"op": "predict", "model": model}]}
@@ -91,7 +97,7 @@ def test_a_row_a_task_metric_rule_and_model() -> None:
 
 
 def test_per_sample_additions() -> None:
-    assert list(score_rows([record(1, True), record(2, False)], rule="raw")) == [
+    assert [sample.additions() for sample in score_all([record(1, True), record(2, False)], rule="raw")] == [
         {"metric": "em", "rule": "raw", "score": 100.0, "parsed": "yes"},
         {"metric": "em", "rule": "raw", "score": 0.0, "parsed": "no"},
     ]

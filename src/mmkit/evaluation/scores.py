@@ -1,26 +1,23 @@
-"""From predictions to score rows: one row a (task, metric, rule, model), with its interval.
-
-`score_record` scores one record, `Aggregate` collects the samples, `score_rows` and `aggregate` do both for a stream.
-Memory is one float, one id and, where images are shared, one integer a record.
-"""
+"""Scores as values: a record's (`Sample`), those of a score row (`Samples`), and the row itself (`ScoreRow`)."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from array import array
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mmkit import seeds
 from mmkit.errors import DataError
-from mmkit.evaluation.intervals import mean_interval
-from mmkit.tasks.metrics import METRICS, Metric, Record, metric_for, metric_named
+from mmkit.evaluation.intervals import cluster_sums, mean_of
+from mmkit.tasks.metrics import METRICS, Metric, Record, Score
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 DEFAULT_TASK = "default"
-Key: TypeAlias = tuple[str, str, str, str | None]
+Value: TypeAlias = "Callable[[NDArray[np.float64]], NDArray[np.float64]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +32,48 @@ class Sample:
     parsed: str | None
     model: str | None
     image: str | None
+    benchmark: str | None = None
+    statistics: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, record: Record, metric: Metric, rule: str, score: Score) -> Sample:
+        """A record's sample. Raises DataError where the record has no id, or a task that is no text."""
+        return cls(
+            id=_typed(record, "id", str),
+            task=_optional(record, "task", str) or DEFAULT_TASK,
+            metric=metric.name,
+            rule=rule,
+            value=score.value,
+            parsed=score.parsed,
+            model=_predictor(record),
+            image=_image_key(record),
+            benchmark=_optional(record, "benchmark", str),
+            statistics=score.statistics,
+        )
 
     def additions(self) -> dict[str, Any]:
-        """The fields that `--per-sample` adds to the record."""
-        return {"metric": self.metric, "rule": self.rule, "score": self.value, "parsed": self.parsed}
+        """The fields that `--per-sample` adds to the record; `statistics` only where the metric is a pooled one."""
+        added = {"metric": self.metric, "rule": self.rule, "score": self.value, "parsed": self.parsed}
+        return {**added, "statistics": list(self.statistics)} if self.statistics else added
+
+    @classmethod
+    def from_record(cls, record: Record) -> Sample:
+        """Read back a record that `--per-sample` wrote. Raises DataError with the field's name."""
+        statistics = record.get("statistics") or ()
+        if not isinstance(statistics, list | tuple):
+            raise DataError("statistics: expected a list of numbers")
+        return cls(
+            id=_typed(record, "id", str),
+            task=_optional(record, "task", str) or DEFAULT_TASK,
+            metric=_typed(record, "metric", str),
+            rule=_typed(record, "rule", str),
+            value=_finite(record.get("score"), "score"),
+            parsed=_optional(record, "parsed", str),
+            model=_predictor(record),
+            image=_image_key(record),
+            benchmark=_optional(record, "benchmark", str),
+            statistics=tuple(_finite(number, "statistics") for number in statistics),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +81,54 @@ class Samples:
     """Per-record scores that travel inside a score row, so that two rows can be compared pair by pair.
 
     `ids` and `values` (in the row's unit) have one length. `clusters` is there only where rows share images: equal
-    numbers mean equal images.
+    numbers mean equal images. `statistics`, one vector an id, is there only for a pooled metric.
     """
 
     ids: Sequence[str]
     values: Sequence[float]
     clusters: Sequence[int] | None = None
+    statistics: Sequence[Sequence[float]] | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """As a JSON object, without the fields that are not there."""
+        wire: dict[str, Any] = {"ids": list(self.ids), "values": list(self.values)}
+        if self.clusters is not None:
+            wire["clusters"] = list(self.clusters)
+        if self.statistics is not None:
+            wire["statistics"] = [list(vector) for vector in self.statistics]
+        return wire
+
+
+def cluster_statistics(metric: str, samples: Samples) -> NDArray[np.float64]:
+    """What the metric's value is computed from, summed by cluster: shape (clusters, k).
+
+    For the mean of rows (also of a metric that is not ours) k is 2: the sum and the number of the values.
+    """
+    import numpy as np
+
+    pooled = METRICS[metric].pooled if metric in METRICS else None
+    if pooled is None:
+        rows = np.column_stack([np.asarray(samples.values, dtype=np.float64), np.ones(len(samples.values))])
+        return cluster_sums(rows, samples.clusters)
+    if pooled.of_image is None:
+        return cluster_sums(np.asarray(samples.statistics, dtype=np.float64), samples.clusters)
+    images: dict[int, list[Score]] = {}
+    for row, value in enumerate(samples.values):
+        image = row if samples.clusters is None else samples.clusters[row]
+        images.setdefault(image, []).append(Score(value, None))
+    return np.array([pooled.of_image(scores) for scores in images.values()], dtype=np.float64)
+
+
+def value_from_sums(metric: str) -> Value:
+    """The metric's value as a function of summed statistics: shape (..., k) to (...)."""
+    pooled = METRICS[metric].pooled if metric in METRICS else None
+    return mean_of if pooled is None else pooled.value
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
     """One row of the score table. `value` and `ci95` are in `unit`; `unparsed` counts replies that were not read.
+    `details` are further figures of the metric by name, such as POPE's yes-ratio.
 
     Only `task`, `metric` and `value` are needed: a row typed in from a paper is one too.
     """
@@ -71,10 +143,11 @@ class ScoreRow:
     ci95: tuple[float, float] | None = None
     unparsed: int | None = None
     model: str | None = None
+    details: Mapping[str, float] | None = None
     samples: Samples | None = None
 
     def to_wire(self) -> dict[str, Any]:
-        """The JSON row: every field by its name, `ci95` and `samples` as lists; without samples no such field."""
+        """The JSON row: every field by its name; `details` and `samples` only where there are any."""
         row: dict[str, Any] = {
             "task": self.task,
             "metric": self.metric,
@@ -87,10 +160,10 @@ class ScoreRow:
             "unparsed": self.unparsed,
             "model": self.model,
         }
+        if self.details is not None:
+            row["details"] = dict(self.details)
         if self.samples is not None:
-            row["samples"] = {"ids": list(self.samples.ids), "values": list(self.samples.values)}
-            if self.samples.clusters is not None:
-                row["samples"]["clusters"] = list(self.samples.clusters)
+            row["samples"] = self.samples.to_wire()
         return row
 
     @classmethod
@@ -118,103 +191,8 @@ class ScoreRow:
             ci95=ci95,
             unparsed=_optional(row, "unparsed", int),
             model=_optional(row, "model", str),
+            details=_details(row.get("details")),
             samples=None if row.get("samples") is None else _samples_from_wire(row["samples"]),
-        )
-
-
-def score_record(record: Record, metric: str | None = None, rule: str | None = None) -> Sample:
-    """Score one record by `metric` (see `metrics.metric_for` where None) and `rule` (the metric's default where None).
-
-    A record without `task` belongs to the task "default". Raises DataError for a record that cannot be scored (no
-    id, no prediction, no gold answer, a gold answer that is no option) and UsageError for an unknown metric or rule.
-    """
-    chosen = metric_for(record) if metric is None else metric_named(metric)
-    chosen_rule = rule if rule is not None else chosen.default_rule
-    chosen.require_rule(chosen_rule)
-    score = chosen.rules[chosen_rule](record)
-    return Sample(
-        id=_typed(record, "id", str),
-        task=_optional(record, "task", str) or DEFAULT_TASK,
-        metric=chosen.name,
-        rule=chosen_rule,
-        value=score.value,
-        parsed=score.parsed,
-        model=_predictor(record),
-        image=_image_key(record),
-    )
-
-
-def score_rows(
-    records: Iterable[Record], metric: str | None = None, rule: str | None = None
-) -> Iterator[dict[str, Any]]:
-    """The per-sample additions (`metric`, `rule`, `score`, `parsed`) of each record, in order.
-
-    Raises as `score_record`, and ends with the first error; a caller that rejects single rows calls that instead.
-    """
-    return (score_record(record, metric, rule).additions() for record in records)
-
-
-def aggregate(samples: Iterable[Sample], *, seed: int = 0) -> list[ScoreRow]:
-    """The score rows of a stream of samples; see `Aggregate`."""
-    collected = Aggregate()
-    for sample in samples:
-        collected.add(sample)
-    return collected.rows(seed=seed)
-
-
-@dataclass(slots=True)
-class _Group:
-    ids: list[str] = field(default_factory=list)
-    values: array[float] = field(default_factory=lambda: array("d"))
-    images: list[str | None] = field(default_factory=list)
-    unparsed: int = 0
-
-
-class Aggregate:
-    """Collects samples one by one and makes the score rows, in order of (task, metric, rule, model).
-
-    Rows by different models are never averaged into one. The result does not depend on the order of the samples.
-    """
-
-    def __init__(self) -> None:
-        self._groups: dict[Key, _Group] = {}
-        self._images: dict[str, str] = {}
-
-    def add(self, sample: Sample) -> None:
-        """Take one sample in."""
-        key = (sample.task, sample.metric, sample.rule, sample.model)
-        group = self._groups.get(key)
-        if group is None:
-            group = self._groups[key] = _Group()
-        group.ids.append(sample.id)
-        group.values.append(sample.value)
-        group.images.append(None if sample.image is None else self._images.setdefault(sample.image, sample.image))
-        group.unparsed += sample.parsed is None
-
-    def rows(self, *, model: str | None = None, samples: bool = True, seed: int = 0) -> list[ScoreRow]:
-        """One row a group. `model` names the model where the records do not; `samples` False leaves them out."""
-        order = sorted(self._groups, key=lambda key: (*key[:3], key[3] or ""))
-        return [self._row(key, self._groups[key], model, samples, seed) for key in order]
-
-    def _row(self, key: Key, group: _Group, model: str | None, keep: bool, seed: int) -> ScoreRow:
-        task, name, rule, own_model = key
-        metric: Metric = METRICS[name]
-        order = sorted(range(len(group.ids)), key=lambda i: (group.ids[i], group.values[i]))
-        values = [group.values[i] for i in order]
-        clusters = _clusters([group.images[i] for i in order])
-        interval_seed = seeds.derive(seed, "\x1f".join((task, name, rule)), "evaluation.interval")
-        return ScoreRow(
-            task=task,
-            metric=name,
-            value=math.fsum(values) / len(values),
-            rule=rule,
-            unit=metric.unit,
-            higher_is_better=metric.higher_is_better,
-            n=len(values),
-            ci95=mean_interval(values, metric.range, clusters=clusters, seed=interval_seed),
-            unparsed=group.unparsed,
-            model=own_model or model,
-            samples=Samples([group.ids[i] for i in order], values, clusters) if keep else None,
         )
 
 
@@ -233,14 +211,6 @@ def table(rows: Sequence[ScoreRow]) -> list[list[str]]:
         for row in rows
     ]
     return [["task", "metric", "value", "95 % interval", "n", "unparsed", "model"], *body]
-
-
-def _clusters(images: Sequence[str | None]) -> list[int] | None:
-    """A number a row, equal for rows of equal images; None where no two rows share them."""
-    if max(Counter(image for image in images if image is not None).values(), default=1) == 1:
-        return None
-    numbers: dict[object, int] = {}
-    return [numbers.setdefault(("row", i) if image is None else image, len(numbers)) for i, image in enumerate(images)]
 
 
 def _image_key(record: Record) -> str | None:
@@ -282,7 +252,27 @@ def _samples_from_wire(wire: Any) -> Samples:
         not isinstance(clusters, list) or len(clusters) != len(ids) or not all(type(one) is int for one in clusters)
     ):
         raise DataError(f"samples.clusters: expected a list of {len(ids)} integers, one an id")
-    return Samples(ids, [_finite(value, "samples.values") for value in values], clusters)
+    statistics = wire.get("statistics")
+    if statistics is not None and (
+        not isinstance(statistics, list)
+        or len(statistics) != len(ids)
+        or not all(isinstance(vector, list) and len(vector) == len(statistics[0]) for vector in statistics)
+    ):
+        raise DataError(f"samples.statistics: expected a list of {len(ids)} lists of one length, one an id")
+    return Samples(
+        ids,
+        [_finite(value, "samples.values") for value in values],
+        clusters,
+        statistics and [[_finite(number, "samples.statistics") for number in vector] for vector in statistics],
+    )
+
+
+def _details(wire: Any) -> dict[str, float] | None:
+    if wire is None:
+        return None
+    if not isinstance(wire, Mapping):
+        raise DataError(f"details: expected an object, got {type(wire).__name__}")
+    return {name: _finite(value, f"details.{name}") for name, value in wire.items()}
 
 
 def _finite(value: Any, name: str) -> float:
