@@ -33,23 +33,35 @@ A definition, with every key that there is:
     metric = "token-recall"
     prompt = "{question}"            # see `prompts.fill`; left out: the question with context and choices
 
-A source as a table: `from` (any source), then, in this order: `drop` (a regular expression whose matches are taken
-out), `map` (value to value, as strings; others stay), `labels` (an integer to a name), `reshape` (a function of
-`rows` by name).
+A source as a table: `from` (any source) or `value` (the value itself), then, in this order: `drop` (a regular
+expression whose matches are taken out), `map` (value to value, as strings; others stay), `labels` (an integer to a
+name), `reshape` (one of `reshapes`, by name). All but some reshapes treat a list element by element. Null, nan, a blank
+text and an empty list hold nothing: such a field is left out, and a template with such a column gives nothing. Texts
+are stripped. A field that is none of the record's own (`category`, `image_id`) is carried as it is.
+
+What a task needs of a row: a question, unless its prompt does without; an answer; choices, among them the answer, if
+its answer type is "choice"; an image, if the definition has `images` and the task does not ask for its absence.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal, TypeAlias, get_args
 
 from mmkit.errors import DataError, UsageError
+from mmkit.tasks.benchmarks import sources
+from mmkit.tasks.benchmarks.sources import Source
 
 AnswerType: TypeAlias = Literal["choice", "yes-no", "number", "short", "long", "box", "list"]
 ANSWER_TYPES: tuple[str, ...] = get_args(AnswerType)
+PROMPT_SLOTS = ("question", "context", "choices")
+RESERVED_FIELDS = ("benchmark", "task", "messages", "prediction", "weight", "lineage")
+"""Fields of a record that no set's column may fill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +92,22 @@ class Benchmark:
     unsupported: str | None = None
     each: Sequence[str] = ()
     overall: Literal["mean", "sum"] | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Source] = field(default_factory=dict)
     tasks: Mapping[str, TaskDefinition] = field(default_factory=dict)
+
+    def to_wire(self) -> dict[str, Any]:
+        """The definition as a row for a pipe: what can be told without its columns."""
+        row: dict[str, Any] = {
+            name: value if not isinstance(value, Sequence) or isinstance(value, str) else list(value)
+            for name in ("name", "title", "hub", "config", "splits", "split", "tables", "overall", "notes")
+            if (value := getattr(self, name))
+        }
+        if self.unsupported:
+            return {**row, "unsupported": self.unsupported}
+        tasks = [
+            {"task": task.name, "answer_type": task.answer_type, "metric": task.metric} for task in self.tasks.values()
+        ]
+        return {**row, "tasks": tasks}
 
 
 def names() -> list[str]:
@@ -95,6 +121,18 @@ def benchmark(name: str) -> Benchmark:
     if found is None:
         raise UsageError(f"unknown benchmark {name!r}; mmkit eval --list shows all")
     return found
+
+
+def listing() -> list[list[str]]:
+    """All benchmarks as a table of texts, its header first: one row a task, one row for a set that is unsupported."""
+    rows = [["benchmark", "task", "answer", "metric", "split", "hub", "tables"]]
+    for name in names():
+        found = benchmark(name)
+        source = [found.split or "", found.hub or "", "; ".join(found.tables)]
+        if found.unsupported:
+            rows.append([name, "", "", "unsupported", *source])
+        rows.extend([name, task.name, task.answer_type, task.metric, *source] for task in found.tasks.values())
+    return rows
 
 
 def definition_of(record: Mapping[str, Any]) -> TaskDefinition | None:
@@ -129,5 +167,61 @@ def _definitions() -> Mapping[str, Benchmark]:
 
 
 def _from_table(name: str, table: Mapping[str, Any]) -> Benchmark:
-    tasks = {task: TaskDefinition(name=task, **keys) for task, keys in table.get("tasks", {}).items()}
-    return Benchmark(name=name, **{**table, "tasks": tasks})
+    """The definition in a table. Raises ValueError, naming the benchmark and the key, for one that cannot be meant."""
+    try:
+        _require_keys(table, Benchmark, without={"name"})
+        fields = {field: _source(field, source) for field, source in table.get("fields", {}).items()}
+        tasks = {task: _task(task, keys) for task, keys in table.get("tasks", {}).items()}
+        found = Benchmark(name=name, **{**table, "fields": fields, "tasks": tasks})
+        _require_whole(found)
+    except ValueError as error:
+        raise ValueError(f"benchmark {name}: {error}") from None
+    return found
+
+
+def _source(field: str, source: Any) -> Source:
+    if field in RESERVED_FIELDS:
+        raise ValueError(f"fields.{field}: is not a set's to fill")
+    try:
+        return sources.parse(source)
+    except ValueError as error:
+        raise ValueError(f"fields.{field}: {error}") from None
+
+
+def _task(name: str, keys: Mapping[str, Any]) -> TaskDefinition:
+    try:
+        _require_keys(keys, TaskDefinition, without={"name"})
+        task = TaskDefinition(name=name, **keys)
+        if task.answer_type not in ANSWER_TYPES:
+            raise ValueError(f"answer_type: unknown {task.answer_type!r}; known: {', '.join(ANSWER_TYPES)}")
+        unknown = set(re.findall(r"\{(\w*)\}", task.prompt or "")) - set(PROMPT_SLOTS)
+        if unknown:
+            raise ValueError(f"prompt: unknown {{{unknown.pop()}}}; known: {', '.join(PROMPT_SLOTS)}")
+    except ValueError as error:
+        raise ValueError(f"tasks.{name}: {error}") from None
+    return task
+
+
+def _require_keys(table: Mapping[str, Any], kind: type, without: set[str]) -> None:
+    keys = [key for key in dataclasses.fields(kind) if key.name not in without]
+    known = {key.name for key in keys}
+    unknown = set(table) - known
+    if unknown:
+        raise ValueError(f"unknown key {min(unknown)!r}; known: {', '.join(sorted(known))}")
+    for key in keys:
+        needed = key.default is dataclasses.MISSING and key.default_factory is dataclasses.MISSING
+        if needed and key.name not in table:
+            raise ValueError(f"{key.name} is missing")
+
+
+def _require_whole(found: Benchmark) -> None:
+    if found.unsupported:
+        return
+    if not found.tasks:
+        raise ValueError("has no tasks")
+    if not {"answer", "answers"} & found.fields.keys():
+        raise ValueError("fields: neither answer nor answers")
+    if found.split is not None and found.split not in found.splits:
+        raise ValueError(f"split {found.split!r} is none of its splits")
+    if found.overall not in (None, "mean", "sum"):
+        raise ValueError(f"overall: expected mean or sum, got {found.overall!r}")
