@@ -140,10 +140,9 @@ def _overall_row(
     def value(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         with np.errstate(invalid="ignore"):  # 0 / 0: a draw of images that leaves out a whole task
             drawn = [value_of(part) for part in np.split(sums, cuts, axis=-1)]
-        total: NDArray[np.float64] = sum(
-            np.where(np.isnan(part), point, part) for part, point in zip(drawn, points, strict=True)
-        ) / np.float64(scale)
-        return total
+        parts = [np.where(np.isnan(part), point, part) for part, point in zip(drawn, points, strict=True)]
+        combined: NDArray[np.float64] = np.sum(parts, axis=0) / scale
+        return combined
 
     bounds = (metric.range[0] * len(groups) / scale, metric.range[1] * len(groups) / scale)
     return ScoreRow(

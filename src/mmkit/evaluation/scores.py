@@ -42,7 +42,7 @@ class Sample:
             id=_typed(record, "id", str),
             task=_optional(record, "task", str) or DEFAULT_TASK,
             metric=metric.name,
-            rule=rule,
+            rule=rule if score.by is None else f"{rule}: {score.by}",
             value=score.value,
             parsed=score.parsed,
             model=_predictor(record),

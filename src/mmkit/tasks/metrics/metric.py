@@ -23,12 +23,14 @@ PERCENT = (0.0, 100.0)
 class Score:
     """One row's score in the metric's unit, and the answer as it was understood (None: not parsed, so no credit).
 
-    `statistics` are there for a pooled metric only: what is summed over rows to give the metric's value.
+    `statistics` are there for a pooled metric only: what is summed over rows to give the metric's value. `by` names the
+    judge and its prompt where a model gave the score; it becomes part of the rule.
     """
 
     value: float
     parsed: str | None
     statistics: tuple[float, ...] = ()
+    by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
