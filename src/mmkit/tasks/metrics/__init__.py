@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mmkit.errors import DataError, UsageError
+from mmkit.tasks.benchmarks import definition_of
 from mmkit.tasks.extraction import plain
-from mmkit.tasks.metrics import answers, words
+from mmkit.tasks.metrics import answers, judged, words
 from mmkit.tasks.metrics.metric import PERCENT, CorpusScorer, Metric, Pooled, Record, RowScorer, Score
 
 __all__ = [
@@ -53,6 +54,16 @@ METRICS: Mapping[str, Metric] = {
                 "adamllm": lambda record: words.token_recall(record, words.adamllm_recall),
             },
         ),
+        Metric("mm-vet", "judge", "%", True, PERCENT, {"judge": judged.mm_vet}),
+        Metric(
+            "llava-bench",
+            "judge",
+            "%",
+            True,
+            (10.0, 1000.0),
+            {"judge": judged.llava_bench},
+            pooled=Pooled(("candidate", "reference"), judged.relative_grade, {}),
+        ),
     )
 }
 
@@ -65,13 +76,21 @@ def metric_named(name: str) -> Metric:
 
 
 def metric_for(record: Record) -> Metric:
-    """The metric of a row that nobody named: its `metric`, else mc where it has `choices`, else em.
+    """The metric of a row that nobody named.
 
-    The gold answer is never looked at. Raises DataError for an unknown `metric`.
+    Its `metric`, else that of the benchmark it names, else by its `answer_type` or `choices`: mc for a choice, closed
+    for yes-no, iou50 for a box, em for the rest. The gold answer is never looked at. Raises DataError for an unknown
+    `metric` or `benchmark`.
     """
     own = record.get("metric")
-    if own is not None:
-        if not isinstance(own, str) or own not in METRICS:
-            raise DataError(f"metric: unknown metric {own!r}; known: {', '.join(METRICS)}")
-        return METRICS[own]
-    return METRICS["mc" if record.get("choices") else "em"]
+    if own is None:
+        definition = definition_of(record)
+        own = _by_answer_type(record) if definition is None else definition.metric
+    if not isinstance(own, str) or own not in METRICS:
+        raise DataError(f"metric: unknown metric {own!r}; known: {', '.join(METRICS)}")
+    return METRICS[own]
+
+
+def _by_answer_type(record: Record) -> str:
+    answer_type = record.get("answer_type") or ("choice" if record.get("choices") else None)
+    return {"choice": "mc", "yes-no": "closed", "box": "iou50"}.get(str(answer_type), "em")
