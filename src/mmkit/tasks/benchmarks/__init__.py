@@ -29,6 +29,7 @@ A definition, with every key that there is:
     where = { answer_type = "OPEN" }          # columns and the value, or one of the values, that they must have
     present = ["image"]                       # columns that must hold something
     absent = ["image"]                        # columns that must be empty
+    matching = { question = "(?m)^A[.] " }    # columns and a regular expression that is found in their text
     answer_type = "short"
     metric = "token-recall"
     prompt = "{question}"            # see `prompts.fill`; left out: the question with context and choices
@@ -75,6 +76,7 @@ class TaskDefinition:
     where: Mapping[str, Any] = field(default_factory=dict)
     present: Sequence[str] = ()
     absent: Sequence[str] = ()
+    matching: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,10 @@ def _letter(value: Any, asked: Asked) -> str | None:
     return _option(ord(letter.upper()) - ord("A"), value, asked)
 
 
+def _letter_or_text(value: Any, asked: Asked) -> Any:
+    return _letter(value, asked) if asked.choices else value
+
+
 def _option(index: int, value: Any, asked: Asked) -> str:
     option = asked.choices[index] if 0 <= index < len(asked.choices) else None
     if option is None:
@@ -158,6 +162,7 @@ RESHAPES: Mapping[str, Reshape] = {
     "index": _for_each(_index),
     "number": _for_each(_number),
     "letter": _for_each(_letter),
+    "letter-or-text": _for_each(_letter_or_text),
     "yes-no": _for_each(_yes_no),
     "base64": _for_each(_base64),
     "list": _written_list,
@@ -169,6 +174,7 @@ RESHAPES: Mapping[str, Reshape] = {
 """By name:
 
 - index, number, letter: the text of the option that is meant: counted from 0, from 1, or A, B, C …
+- letter-or-text: a letter where the row has options, else the answer itself
 - yes-no: true, 1, "Yes" → "yes"; false, 0, "No" → "no"
 - base64: an image's base64 text → its bytes
 - list: a list written as text; commas, lines: a text cut at its commas or line ends

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -38,7 +39,9 @@ def to_records(benchmark: Benchmark, row: RawRow, made_id: str, size_of: SizeOf)
 def why_dropped(benchmark: Benchmark, row: RawRow) -> str:
     """Why a row that gave no record belongs to no task: what it holds in the columns that decide."""
     columns = dict.fromkeys(
-        column for task in benchmark.tasks.values() for column in (*task.where, *task.present, *task.absent)
+        column
+        for task in benchmark.tasks.values()
+        for column in (*task.where, *task.present, *task.absent, *task.matching)
     )
     if any(column.partition(".")[0].partition("[")[0] in benchmark.each for column in columns):
         return f"belongs to no task of {benchmark.name}"
@@ -120,7 +123,12 @@ def _fits(task: TaskDefinition, row: RawRow) -> bool:
         all(_is_one_of(look_up(row, column), wanted) for column, wanted in task.where.items())
         and all(not is_empty(look_up(row, column)) for column in task.present)
         and all(is_empty(look_up(row, column)) for column in task.absent)
+        and all(_holds(look_up(row, column), pattern) for column, pattern in task.matching.items())
     )
+
+
+def _holds(value: Any, pattern: str) -> bool:
+    return isinstance(value, str) and re.search(pattern, value) is not None
 
 
 def _is_one_of(value: Any, wanted: Any) -> bool:
