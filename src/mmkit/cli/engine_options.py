@@ -15,6 +15,7 @@ from mmkit.errors import UsageError
 if TYPE_CHECKING:
     from mmkit.engines import Engine
     from mmkit.engines.exchange import Inquiry
+    from mmkit.streams.rows import Stage
 
 EngineName = Literal["transformers", "vllm", "openai", "replay"]
 
@@ -136,15 +137,19 @@ class Model(OptionGroup):
         streams: Streams,
         inquiry_of: Callable[[str], Inquiry[Any]],
         *,
+        then: Stage | None = None,
         identity: Mapping[str, Any] | None = None,
         notes: Callable[[], list[str]] = list,
+        **reading: Any,
     ) -> None:
         """Put an inquiry about every row to the engine, or into a batch file, and write what comes of it.
 
-        `inquiry_of` makes it for a model of that name; the rest is as in `Streams.run`.
+        `inquiry_of` makes it for a model of that name; `then` is a stage for the rows that were answered; the rest is
+        as in `Streams.run`.
         """
         from mmkit.cli import batch_options
         from mmkit.engines.exchange import ask
+        from mmkit.streams.rows import chained
 
         batch_options.require_sense(self, streams)
         if self.to_batch is not None:
@@ -152,11 +157,13 @@ class Model(OptionGroup):
             batch_options.write_requests(self.to_batch, streams, inquiry_of(model), model, identity)
             return
         with self.opened() as engine:
+            asked = ask(engine, inquiry_of(engine.model))
             streams.run(
-                ask(engine, inquiry_of(engine.model)),
+                asked if then is None else chained(asked, then),
                 window=engine.window,
                 identity={**(identity or {}), "from_batch_digest": self._from_batch_digest},
                 notes=lambda: [*notes(), *self.notes()],
+                **reading,
             )
 
     @contextmanager

@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mmkit.cli.options import Seed, Streams
+from mmkit.cli.engine_options import Model
+from mmkit.cli.options import ImageRoot, Seed, Streams
+from mmkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmkit.streams import Outcome, Row
+    from mmkit.streams.rows import Stage
 
 
 def command(
     streams: Streams,
+    model: Model,
     metric: Annotated[
         str | None,
-        typer.Option("--metric", help="em, accuracy, token-recall. [default: the record's, or by its choices]"),
+        typer.Option("--metric", metavar="NAME", help="Of every record. [default: the record's or its benchmark's]"),
     ] = None,
-    rule: Annotated[str | None, typer.Option("--rule", help="The metric's variant. [default: its strict one]")] = None,
+    rule: Annotated[
+        str | None, typer.Option("--rule", metavar="NAME", help="The metric's variant. [default: its strict one]")
+    ] = None,
     per_sample: Annotated[
-        bool, typer.Option("--per-sample", help="Write the records with score and parsed answer instead.")
+        bool, typer.Option("--per-sample", help="Write the records with score, rule and parsed answer instead.")
     ] = False,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark", metavar="NAME", help="Ask --model this set's questions (INPUT: a copy), and score."
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="NAME", help="Of the benchmark. [default: the evaluated one]")
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List all benchmarks, and end.")] = False,
+    judge: Annotated[
+        Literal["mm-vet", "llava-bench"] | None, typer.Option("--judge", help="Have --model grade the predictions.")
+    ] = None,
+    judge_prompt: Annotated[
+        str | None, typer.Option("--judge-prompt", metavar="FILE", help="The judge's prompt. [default: the project's]")
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Length of a prediction (--benchmark).")
+    ] = 256,
     model_name: Annotated[
         str | None,
         typer.Option("--name", metavar="NAME", help="The model's name in the rows. [default: its lineage's]"),
     ] = None,
     seed: Seed = 0,
+    image_root: ImageRoot = None,
 ) -> None:
     """Score predictions: a row a task and metric, with a 95 % interval.
 
@@ -37,31 +60,67 @@ def command(
     Example: mmkit eval predictions.jsonl > scores.jsonl
     """
     from mmkit.cli import tables
-    from mmkit.errors import MmkitError
-    from mmkit.evaluation import scores
-    from mmkit.streams import Kept, Rejected, Used
+    from mmkit.evaluation import evaluate, scores
+    from mmkit.evaluation.aggregate import Aggregate
+    from mmkit.evaluation.scoring import Scorer
 
-    collected = scores.Aggregate()
-    on_terminal = streams.output is None and sys.stdout.isatty() and not per_sample
+    if listed:
+        _list(streams.output)
+        return
+    _refuse_contradictions(model, metric, benchmark, split, judge, judge_prompt)
+    collected, scorer = Aggregate(), Scorer(judge or metric, rule)
+    on_terminal = not per_sample and tables.on_terminal(streams.output)
 
-    def stage(rows: Iterator[Row]) -> Iterator[Outcome]:
-        last: Row | None = None
-        for row in rows:
-            try:
-                sample = scores.score_record(row.record, metric, rule)
-            except MmkitError as error:
-                yield Rejected.of(row, error)
-                continue
-            if per_sample:
-                yield Kept(row.replaced({**row.record, **sample.additions()}))
-                continue
-            last = row
-            collected.add(sample)
-            yield Used(row)
-        if last is not None and not on_terminal:
-            for score in collected.rows(model=model_name, seed=seed):
-                yield Kept(last.replaced(score.to_wire()))
+    def rows() -> list[scores.ScoreRow]:
+        return collected.rows(model=model_name, seed=seed)
 
-    streams.run(stage, resumable=per_sample)
+    stage = (
+        evaluate.per_sample(scorer)
+        if per_sample
+        else evaluate.collect(scorer, collected, list if on_terminal else rows)
+    )
+    if judge is not None:
+        _judged(streams, model, judge, judge_prompt, stage)
+    elif benchmark is not None:
+        raise NotImplementedError
+    else:
+        streams.run(stage, resumable=False)
     if on_terminal:
-        tables.show(scores.table(collected.rows(model=model_name, seed=seed)))
+        tables.show(scores.table(rows()))
+
+
+def _list(output: str | None) -> None:
+    from mmkit.cli import tables
+    from mmkit.tasks import benchmarks
+
+    rows = (benchmarks.benchmark(name).to_wire() for name in benchmarks.names())
+    tables.deliver(rows, benchmarks.listing(), output)
+
+
+def _judged(streams: Streams, model: Model, judge: str, prompt_file: str | None, stage: Stage) -> None:
+    from mmkit.evaluation import judge as judges
+
+    prompt = judges.load_prompt(judge, prompt_file)
+    model.answer(streams, lambda name: judges.judge(prompt, name), then=stage, resumable=False)
+
+
+def _refuse_contradictions(
+    model: Model,
+    metric: str | None,
+    benchmark: str | None,
+    split: str | None,
+    judge: str | None,
+    judge_prompt: str | None,
+) -> None:
+    """Raise UsageError where two options name two models or metrics, or one has nothing to act on."""
+    if benchmark is not None and judge is not None:
+        raise UsageError("--benchmark and --judge ask two models: mmkit predict … | mmkit eval --judge …")
+    if judge is not None and metric is not None:
+        raise UsageError(f"--judge {judge} is scored by the metric of that name; leave --metric out")
+    if judge_prompt is not None and judge is None:
+        raise UsageError("--judge-prompt needs --judge")
+    if split is not None and benchmark is None:
+        raise UsageError("--split needs --benchmark")
+    idle = sorted(model.given(in_file=False))
+    if idle and benchmark is None and judge is None:
+        raise UsageError(f"--{idle[0].replace('_', '-')}: no model is asked here; that takes --benchmark or --judge")

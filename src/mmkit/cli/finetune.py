@@ -128,14 +128,6 @@ class Tuning(OptionGroup):
             settings["accumulation"] = accumulation
         return TuneConfig(**settings)
 
-    def given(self) -> set[str]:
-        """The options that the command line or mmkit.toml sets."""
-        return {
-            option.name
-            for option in fields(self)
-            if getattr(self.context.get_parameter_source(option.name), "name", "DEFAULT") != "DEFAULT"
-        }
-
 
 @dataclass(eq=False, repr=False)
 class Processes(OptionGroup):

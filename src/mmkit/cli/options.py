@@ -48,6 +48,12 @@ class OptionGroup:
 
     context: typer.Context
 
+    def given(self, *, in_file: bool = True) -> set[str]:
+        """The options of the group that the command line sets, or, with `in_file`, it or mmkit.toml."""
+        sources = {"COMMANDLINE", "DEFAULT_MAP"} if in_file else {"COMMANDLINE"}
+        names = (option.name for option in fields(self) if option.init)  # type: ignore[arg-type]
+        return {name for name in names if getattr(self.context.get_parameter_source(name), "name", None) in sources}
+
 
 @dataclass(eq=False, repr=False)  # what nobody calls costs time at start-up
 class Streams(OptionGroup):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from mmkit.errors import MmkitError
@@ -13,21 +12,12 @@ from mmkit.streams import Kept, Outcome, Rejected, Row, Used
 from mmkit.streams.rows import Stage
 
 
-def collect(
-    scorer: Scorer, collected: Aggregate, rows_of: Callable[[], Iterable[ScoreRow]], *, before: Stage | None = None
-) -> Stage:
-    """A stage that takes every record's score into `collected` and ends with the score rows that `rows_of` gives.
-
-    `before` is a stage whose rows are scored (a model that answers first); what it drops or rejects stays so.
-    """
+def collect(scorer: Scorer, collected: Aggregate, rows_of: Callable[[], Iterable[ScoreRow]]) -> Stage:
+    """A stage that takes every record's score into `collected` and ends with the score rows that `rows_of` gives."""
 
     def stage(rows: Iterator[Row]) -> Iterator[Outcome]:
         last: Row | None = None
-        for outcome in _before(rows, before):
-            if not isinstance(outcome, Kept):
-                yield outcome
-                continue
-            last = outcome.row
+        for last in rows:
             sample = _score(scorer, last)
             if isinstance(sample, Rejected):
                 yield sample
@@ -35,8 +25,8 @@ def collect(
             if sample is not None:
                 collected.add(sample)
             yield Used(last)
-        for sample in scorer.rest():
-            collected.add(sample)
+        for waiting in scorer.rest():
+            collected.add(waiting)
         if last is not None:
             for score in rows_of():
                 yield Kept(last.replaced(score.to_wire()))
@@ -44,16 +34,16 @@ def collect(
     return stage
 
 
-def per_sample(scorer: Scorer, *, before: Stage | None = None) -> Stage:
+def per_sample(scorer: Scorer) -> Stage:
     """A stage that adds to every record its score, the rule and the answer as it was understood.
 
     Order is kept: from the first record on whose metric needs all records, all wait for the end.
     """
 
     def stage(rows: Iterator[Row]) -> Iterator[Outcome]:
-        held: deque[Outcome | Row] = deque()
-        for outcome in _before(rows, before):
-            result = _with_score(scorer, outcome.row) if isinstance(outcome, Kept) else outcome
+        held: list[Outcome | Row] = []
+        for row in rows:
+            result = _with_score(scorer, row)
             if held or isinstance(result, Row):
                 held.append(result)
             else:
@@ -63,10 +53,6 @@ def per_sample(scorer: Scorer, *, before: Stage | None = None) -> Stage:
             yield _scored(result, next(rest)) if isinstance(result, Row) else result
 
     return stage
-
-
-def _before(rows: Iterator[Row], before: Stage | None) -> Iterator[Outcome]:
-    return before(rows) if before is not None else map(Kept, rows)
 
 
 def _score(scorer: Scorer, row: Row) -> Sample | Rejected | None:

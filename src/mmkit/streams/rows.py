@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -120,6 +121,33 @@ def outcomes_of(row: Row, decide: Callable[[], Row | Iterable[Row] | Dropped]) -
 def each(function: Callable[[Row], Row | Iterable[Row] | Dropped]) -> Each:
     """A stage out of a function of one row."""
     return Each(function)
+
+
+def chained(first: Stage, second: Stage) -> Stage:
+    """The stage that hands what `first` keeps to `second`; what `first` drops or rejects comes out in its place."""
+
+    def stage(rows: Iterator[Row]) -> Iterator[Outcome]:
+        settled: deque[Outcome] = deque()  # by `first`, before their turn has come
+
+        def kept() -> Iterator[Row]:
+            for outcome in first(rows):
+                if isinstance(outcome, Kept):
+                    yield outcome.row
+                else:
+                    settled.append(outcome)
+
+        for outcome in second(kept()):
+            while settled and position_of(settled[0]) < position_of(outcome):
+                yield settled.popleft()
+            yield outcome
+        yield from settled
+
+    return stage
+
+
+def position_of(outcome: Outcome) -> int:
+    """The position of the input row that an outcome belongs to."""
+    return outcome.position if isinstance(outcome, Rejected) else outcome.row.position
 
 
 Check = Literal["record", "json"]
