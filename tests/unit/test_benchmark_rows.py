@@ -16,8 +16,8 @@ CHOICE = {"answer_type": "choice", "metric": "mc"}
 
 
 def defined(fields: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, **keys: Any) -> benchmarks.Benchmark:
-    table = {"title": "A set", "tables": [], "fields": fields, "tasks": tasks or {"one": SHORT}, **keys}
-    return benchmarks._from_table("set", table)
+    table = {"title": "A set", "tables": [], "splits": ["test"], "split": "test", "fields": fields, **keys}
+    return benchmarks._from_table("set", {**table, "tasks": tasks or {"one": SHORT}})
 
 
 def size_of(image: Mapping[str, Any]) -> tuple[int, int]:

@@ -9,7 +9,7 @@ A definition, with every key that there is:
     [slake]
     title = "SLAKE (English part)"
     hub = "owner/name"               # on the Hugging Face hub; none: only a local copy can be read
-    config = "name"                  # the hub set's configuration, where it has several
+    config = "name"                  # the hub set's configuration, where it has several; {split} is put in
     splits = ["train", "validation", "test"]
     split = "test"                   # the one that is evaluated
     tables = ["AdaMLLM Table 2"]     # the tables of the five papers that report or use it
@@ -196,6 +196,8 @@ def _task(name: str, keys: Mapping[str, Any]) -> TaskDefinition:
         task = TaskDefinition(name=name, **keys)
         if task.answer_type not in ANSWER_TYPES:
             raise ValueError(f"answer_type: unknown {task.answer_type!r}; known: {', '.join(ANSWER_TYPES)}")
+        for column, pattern in task.matching.items():
+            sources.compiled(pattern, f"matching.{column}")
         unknown = set(re.findall(r"\{(\w*)\}", task.prompt or "")) - set(PROMPT_SLOTS)
         if unknown:
             raise ValueError(f"prompt: unknown {{{unknown.pop()}}}; known: {', '.join(PROMPT_SLOTS)}")
@@ -223,7 +225,7 @@ def _require_whole(found: Benchmark) -> None:
         raise ValueError("has no tasks")
     if not {"answer", "answers"} & found.fields.keys():
         raise ValueError("fields: neither answer nor answers")
-    if found.split is not None and found.split not in found.splits:
-        raise ValueError(f"split {found.split!r} is none of its splits")
+    if found.split not in found.splits:
+        raise ValueError(f"split: {found.split!r} is none of the splits {list(found.splits)}")
     if found.overall not in (None, "mean", "sum"):
         raise ValueError(f"overall: expected mean or sum, got {found.overall!r}")

@@ -60,6 +60,16 @@ def is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, list | tuple | dict | bytes) and not value)
 
 
+def compiled(pattern: Any, key: str) -> re.Pattern[str]:
+    """A definition's regular expression. Raises ValueError, naming the key, for what is none."""
+    if not isinstance(pattern, str):
+        raise ValueError(f"{key}: expected a regular expression, got {pattern!r}")
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
 def look_up(row: RawRow, column: str) -> Any:
     """What a row holds at a column's place ("a", "a.b", "a[].b", "a[0].b"); None where there is nothing.
 
@@ -147,10 +157,8 @@ Step: TypeAlias = Callable[[Any, Asked], Any]
 
 
 def _drop(pattern: Any) -> Step:
-    if not isinstance(pattern, str):
-        raise ValueError(f"drop: expected a regular expression, got {pattern!r}")
-    compiled = re.compile(pattern)
-    return _for_each(lambda value: compiled.sub("", value) if isinstance(value, str) else value)
+    dropped = compiled(pattern, "drop")
+    return _for_each(lambda value: dropped.sub("", value) if isinstance(value, str) else value)
 
 
 def _map(values: Any) -> Step:
