@@ -15,8 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("startup", "rows", "engine_transformers", "engine_openai", "training", "training_rivals")
-PACKAGES = ("mmkit", "typer", "orjson", "numpy", "torch", "transformers", "peft", "trl")
+NAMES = ("startup", "rows", "scoring", "engine_transformers", "engine_openai", "training", "training_rivals")
+PACKAGES = ("mmkit", "typer", "orjson", "numpy", "pycocoevalcap", "torch", "transformers", "peft", "trl")
 
 
 def machine() -> str:

@@ -28,14 +28,14 @@ _VOCABULARY = (  # some beyond ASCII, some with quotes
 _WORDS = _VOCABULARY.split()
 
 
-def _sentence(draw: random.Random, num_words: int) -> str:
+def sentence(draw: random.Random, num_words: int) -> str:
     text = " ".join(draw.choices(_WORDS, k=num_words))
     return text[0].upper() + text[1:] + draw.choice(".!?.....")
 
 
 def _text(draw: random.Random, num_sentences: int) -> str:
     joint = "\n" if draw.random() < 0.1 else " "
-    text = joint.join(_sentence(draw, draw.randint(6, 23)) for _ in range(num_sentences))
+    text = joint.join(sentence(draw, draw.randint(6, 23)) for _ in range(num_sentences))
     return f'Note: "{text[:20]}" {text}' if draw.random() < 0.05 else text
 
 
