@@ -263,7 +263,7 @@ def _samples_from_wire(wire: Any) -> Samples:
         ids,
         [_finite(value, "samples.values") for value in values],
         clusters,
-        statistics and [[_finite(number, "samples.statistics") for number in vector] for vector in statistics],
+        statistics and [tuple(_finite(number, "samples.statistics") for number in vector) for vector in statistics],
     )
 
 
