@@ -18,6 +18,8 @@ A definition, with every key that there is:
     each = ["questions", "answers"]  # columns holding lists of one length; one record for each place in them
     overall = "mean"                 # of the tasks' values: "mean" or "sum"; a score row of the benchmark's own name
 
+    fields = "name"                  # of another benchmark whose fields are these; or a table:
+
     [slake.fields]                   # record field = source
     id = "qid"
     question = "question"            # a column; "a.b" goes into an object, "a[].b" into each of a list
@@ -156,16 +158,27 @@ def definition_of(record: Mapping[str, Any]) -> TaskDefinition | None:
 
 @functools.cache
 def _definitions() -> Mapping[str, Benchmark]:
+    tables = _tables()
+    return {name: _from_table(name, _with_fields(table, tables)) for name, table in tables.items()}
+
+
+def _tables() -> dict[str, dict[str, Any]]:
     import tomllib
 
-    found: dict[str, Benchmark] = {}
+    tables: dict[str, dict[str, Any]] = {}
     for file in sorted(resources.files(__name__).iterdir(), key=lambda file: file.name):
         if file.name.endswith(".toml"):
             for name, table in tomllib.loads(file.read_text(encoding="utf-8")).items():
-                if name in found:
+                if name in tables:
                     raise ValueError(f"{file.name}: {name} is defined twice")
-                found[name] = _from_table(name, table)
-    return found
+                tables[name] = table
+    return tables
+
+
+def _with_fields(table: dict[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The table with another benchmark's fields in place of its name."""
+    other = table.get("fields")
+    return {**table, "fields": tables[other]["fields"]} if isinstance(other, str) else table
 
 
 def _from_table(name: str, table: Mapping[str, Any]) -> Benchmark:
