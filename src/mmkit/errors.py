@@ -51,6 +51,11 @@ _EXTRA_OF_MODULE = {
     "httpx": "openai",
     "vllm": "vllm",
     "sklearn": "eval",
+    "pycocoevalcap": "eval",
+    "rouge_score": "eval",
+    "sacrebleu": "eval",
+    "rapidfuzz": "eval",
+    "sentence_transformers": "embed",
     "tensorboard": "track",
     "wandb": "track",
 }

@@ -20,7 +20,8 @@ _PACKAGES = {
     "train": ("torch", "transformers", "peft", "datasets", "num2words"),
     "openai": ("httpx",),
     "vllm": ("vllm",),
-    "eval": ("scikit-learn",),
+    "eval": ("scikit-learn", "pycocoevalcap", "rouge-score", "sacrebleu", "rapidfuzz"),
+    "embed": ("sentence-transformers",),
     "track": ("tensorboard", "wandb"),
 }
 _ENGINES = {"transformers": ("torch", "transformers"), "openai": ("httpx",), "vllm": ("vllm",), "replay": ()}

@@ -1,25 +1,42 @@
-"""Reading an answer out of a reply: an option of a multiple-choice question, or yes or no.
+"""Reading an answer out of a reply, by the type of the answer. Nothing here sees the gold answer.
 
-The rule is strict. The whole reply is the answer ("B", "(B)", "B.", "**B**", "B. liver", "liver"), or it states the
-answer once or more ("The answer is B.", "Answer: liver") and every statement agrees. Anything else is not parsed;
+A reply may state its answer ("The answer is B.", "Answer: liver", "So the direct answer is: 3"): a statement holds
+"answer is" or "answer:", in any case, and what follows it on its line is the answer. Where a reply states none, the
+first span that looks like an answer of that type is taken:
+
+- choice (`Options.parse`): the whole reply ("B", "(B)", "B.", "**B**", "B. liver", "liver"), or what it opens with;
+- yes or no (`parse_yes_no`): the word that opens the reply or stands before a mark or the end;
+- number (`parse_number`): the first number; box (`parse_box`): the first bracketed group of four numbers;
+- text (`answer_span`): the whole reply.
+
+Of several statements the last one counts, but for choices, yes and no all have to agree. Anything else is not parsed;
 nothing is ever guessed. The cost is linear in the length of the reply.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, TypeVar
 
 T = TypeVar("T")
+Box: TypeAlias = tuple[float, float, float, float]
 
-_STATEMENT = re.compile(r"\banswer(?:\s+is\b\s*:?|\s*:)", re.IGNORECASE)
+_STATEMENT = re.compile(r"\banswer[*`]*(?:\s+is\b\s*:?|\s*:)(?:[*`]+(?=\s))?", re.IGNORECASE)
+_EMPHASISED = re.compile(r"(?:([*`]{1,3})([^*`]+)\1|([^*`]+)\*\*)([.,;:!?]?)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s")
 _REASON = re.compile(r"\s(?:because|since)\b", re.IGNORECASE)
 _EMPHASIS = str.maketrans("", "", "*`")
 _LETTER = re.compile(r"\(?([A-Za-z])(?:\)?[.:]|\)|$)\s*(.*)", re.DOTALL)
 _LABEL = re.compile(r"\s*\(?([A-Z])(?:\)?[.:]|\))\s*")
-_YES_NO = re.compile(r"(yes|no)\s*(?:$|[,.;:!\n])", re.IGNORECASE)
+_YES_NO = re.compile(r"\b(yes|no)\b(?=\s*(?:$|[,.;:!\n]))", re.IGNORECASE)
+_DECIMAL = r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)"
+_NUMBER = re.compile(
+    r"(?<![\w.])([-+]?(?:(?:\d{1,3}(?:,\d{3})++(?!\d)|\d++)(?:\.\d++)?|\.\d++)(?:e[-+]?\d++)?)(\s?%)?", re.IGNORECASE
+)
+_BETWEEN = r"(?:\s*+[,;]\s*+|\s++)"
+_BOX = re.compile(rf"[\[(]\s*+({_DECIMAL}){_BETWEEN}({_DECIMAL}){_BETWEEN}({_DECIMAL}){_BETWEEN}({_DECIMAL})\s*+[\])]")
 
 
 def plain(text: str) -> str:
@@ -32,6 +49,18 @@ def plain(text: str) -> str:
     if collapsed.endswith(".") and len(collapsed) > 1:
         return collapsed[:-1].rstrip()
     return collapsed
+
+
+def answer_span(reply: str) -> str:
+    """The line after the last statement of an answer, without emphasis marks around it; else the whole reply."""
+    if "answer" not in reply.lower():  # far cheaper than the pattern, and most replies state nothing
+        return reply
+    end = max((statement.end() for statement in _STATEMENT.finditer(reply)), default=len(reply))
+    line = reply[end:].strip().partition("\n")[0].rstrip()
+    emphasised = _EMPHASISED.fullmatch(line)
+    if emphasised:
+        line = (emphasised[2] or emphasised[3]).strip() + emphasised[4]
+    return line or reply
 
 
 class Options:
@@ -62,7 +91,9 @@ class Options:
         """The index of the option that a reply answers with, by the rule of this module; else None."""
         index = self.find(reply)
         if index is None:
-            index = _answer_in(reply, self.find)
+            bare = reply.translate(_EMPHASIS)
+            stated = _stated(bare, self.find)
+            index = stated.pop() if len(stated) == 1 else None if stated else self._opening(bare)
         if index is None and self.closed and (word := parse_yes_no(reply)):
             index = self._plain[word]
         return index
@@ -70,6 +101,13 @@ class Options:
     def same(self, one: int, other: int) -> bool:
         """Whether two indexes stand for the same answer: an option may be given twice."""
         return self._exact[self.texts[one].strip()] == self._exact[self.texts[other].strip()]
+
+    def _opening(self, reply: str) -> int | None:
+        line, sentence, _ = _spans(reply)
+        if _LETTER.fullmatch(sentence) and sentence != line:
+            sentence = line  # "B. heart", where B is the lung, is not the sentence "B." and another one
+        parts = (line, _REASON.split(line, maxsplit=1)[0], sentence)
+        return next((found for part in parts if (found := self.find(part)) is not None), None)
 
     def _by_text(self, text: str) -> int | None:
         exact = self._exact.get(text)
@@ -88,39 +126,71 @@ class Options:
 
 
 def parse_yes_no(reply: str) -> str | None:
-    """ "yes" or "no" where the reply is, begins with ("No, ...") or states that word; else None.
+    """ "yes" or "no" where the reply states that word, opens with it ("No, ...") or ends a clause with it; else None.
 
     "No lesion is seen" answers nothing here: the word has to stand for itself, before a mark or the end.
     """
 
     def read(text: str) -> str | None:
-        match = _YES_NO.match(text.strip())
+        match = _YES_NO.match(text)
         return match[1].lower() if match else None
 
-    return read(reply) or _answer_in(reply, read)
+    bare = reply.translate(_EMPHASIS).strip()
+    stated = _stated(bare, read)
+    if stated and stated != {None}:
+        return stated.pop() if len(stated) == 1 else None
+    opening = read(bare)
+    if opening is not None:
+        return opening
+    words = {word.lower() for word in _YES_NO.findall(bare)}
+    return words.pop() if len(words) == 1 else None
 
 
-def _answer_in(reply: str, read: Callable[[str], T | None]) -> T | None:
-    """What `read` makes of the reply without emphasis marks, or of the answers that the reply states, if they agree."""
-    bare = reply.translate(_EMPHASIS)
-    whole = read(bare)
-    if whole is not None:
-        return whole
-    stated = {_first_read(tail, read) for tail in _STATEMENT.split(bare)[1:]}
-    return stated.pop() if len(stated) == 1 else None
+def parse_number(reply: str) -> float | None:
+    """The first number of the answer, finite; None where there is none.
+
+    Commas that group thousands are dropped; "35 %" is .35. Digits inside a word ("H2O") are no number.
+    """
+    return _as_float(_NUMBER.search(answer_span(reply)))
+
+
+def whole_number(text: str) -> float | None:
+    """The number that the whole of the text is, read as by `parse_number`; None where it is anything else."""
+    return _as_float(_NUMBER.fullmatch(text.strip()))
+
+
+def parse_box(reply: str) -> Box | None:
+    """The first bracketed group of four numbers of the answer, "[x1, y1, x2, y2]"; None where there is none."""
+    found = _BOX.search(answer_span(reply))
+    if not found:
+        return None
+    x1, y1, x2, y2 = map(float, found.groups())
+    return x1, y1, x2, y2
+
+
+def _as_float(found: re.Match[str] | None) -> float | None:
+    if not found:
+        return None
+    number = float(found[1].replace(",", ""))
+    if not math.isfinite(number):
+        return None
+    return number / 100 if found[2] else number
+
+
+def _stated(bare: str, read: Callable[[str], T | None]) -> set[T | None]:
+    """What `read` makes of the answers that a reply without emphasis marks states, None among them."""
+    return {_first_read(tail, read) for tail in _STATEMENT.split(bare)[1:]}
 
 
 def _first_read(tail: str, read: Callable[[str], T | None]) -> T | None:
     return next((found for part in _spans(tail) if (found := read(part)) is not None), None)
 
 
-def _spans(tail: str) -> Iterator[str]:
-    """What may be the answer after "the answer is": the line, its first sentence, what stands before "because"."""
-    line = tail.strip().partition("\n")[0]
-    yield line
+def _spans(text: str) -> tuple[str, str, str]:
+    """What may be the answer that a text opens with: its line, the first sentence, what stands before "because"."""
+    line = text.strip().partition("\n")[0].rstrip()
     sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
-    yield sentence
-    yield _REASON.split(sentence, maxsplit=1)[0]
+    return line, sentence, _REASON.split(sentence, maxsplit=1)[0]
 
 
 def _unlabelled(choices: Sequence[str]) -> tuple[str, ...]:
