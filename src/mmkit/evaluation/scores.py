@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from mmkit.errors import DataError
 from mmkit.evaluation.intervals import cluster_sums, mean_of
@@ -20,8 +20,7 @@ DEFAULT_TASK = "default"
 Value: TypeAlias = "Callable[[NDArray[np.float64]], NDArray[np.float64]]"
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One scored record. `image` is a key that rows showing the same images share (None: no image)."""
 
     id: str
@@ -38,17 +37,18 @@ class Sample:
     @classmethod
     def of(cls, record: Record, metric: Metric, rule: str, score: Score) -> Sample:
         """A record's sample. Raises DataError where the record has no id, or a task that is no text."""
+        value, parsed, statistics, judge = score
         return cls(
-            id=_typed(record, "id", str),
-            task=_optional(record, "task", str) or DEFAULT_TASK,
-            metric=metric.name,
-            rule=rule if score.by is None else f"{rule}: {score.by}",
-            value=score.value,
-            parsed=score.parsed,
-            model=_predictor(record),
-            image=_image_key(record),
-            benchmark=_optional(record, "benchmark", str),
-            statistics=score.statistics,
+            _typed(record, "id", str),
+            _optional(record, "task", str) or DEFAULT_TASK,
+            metric.name,
+            rule if judge is None else f"{rule}: {judge}",
+            value,
+            parsed,
+            _predictor(record),
+            _image_key(record),
+            _optional(record, "benchmark", str),
+            statistics,
         )
 
     def additions(self) -> dict[str, Any]:
@@ -216,13 +216,13 @@ def table(rows: Sequence[ScoreRow]) -> list[list[str]]:
 def _image_key(record: Record) -> str | None:
     """What tells the record's images, all of them in order, from others: their paths, or a hash of their bytes."""
     images = record.get("images")
-    if not isinstance(images, list | tuple) or not images:
+    if not images or not isinstance(images, list):
         return None
-    return "\x1f".join(_one_image_key(image) for image in images)
+    return "\x1f".join([_one_image_key(image) for image in images])
 
 
 def _one_image_key(image: object) -> str:
-    content = image.get("bytes") or image.get("path") if isinstance(image, Mapping) else image
+    content = image.get("bytes") or image.get("path") if type(image) is dict else image
     if isinstance(content, str) and not content.startswith("data:"):
         return content
     held = content if isinstance(content, bytes) else repr(content).encode("utf-8", "surrogatepass")
@@ -232,9 +232,9 @@ def _one_image_key(image: object) -> str:
 def _predictor(record: Record) -> str | None:
     """The model of the last `predict` in the record's lineage."""
     lineage = record.get("lineage")
-    if isinstance(lineage, list | tuple):
+    if isinstance(lineage, list):
         for step in reversed(lineage):
-            if isinstance(step, Mapping) and step.get("op") == "predict":
+            if type(step) is dict and step.get("op") == "predict":
                 model = step.get("model")
                 return model if isinstance(model, str) else None
     return None
@@ -283,6 +283,8 @@ def _finite(value: Any, name: str) -> float:
 
 def _typed(row: Mapping[str, Any], name: str, kind: type[Any]) -> Any:
     value = row.get(name)
+    if type(value) is kind:
+        return value
     if value is None:
         raise DataError(f"{name}: missing")
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):

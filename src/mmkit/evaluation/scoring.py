@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from mmkit.evaluation.scores import Sample
 from mmkit.tasks.metrics import METRICS, Metric, Record, Score, metric_for, metric_named
@@ -44,7 +43,7 @@ class Scorer:
         for (_, name, rule, _), waiting in self._waiting.items():
             scores = METRICS[name].corpus_rules[rule]([record for _, record, _ in waiting])
             for (place, _, sample), score in zip(waiting, scores, strict=True):
-                scored = replace(sample, value=score.value, parsed=score.parsed, statistics=score.statistics)
+                scored = sample._replace(value=score.value, parsed=score.parsed, statistics=score.statistics)
                 samples.append((place, scored))
         self._waiting.clear()
         return [sample for _, sample in sorted(samples, key=lambda pair: pair[0])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from mmkit.errors import UsageError
 
@@ -19,8 +19,7 @@ CorpusScorer: TypeAlias = "Callable[[Sequence[Record]], list[Score]]"
 PERCENT = (0.0, 100.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(NamedTuple):
     """One row's score in the metric's unit, and the answer as it was understood (None: not parsed, so no credit).
 
     `statistics` are there for a pooled metric only: what is summed over rows to give the metric's value. `by` names the
