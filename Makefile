@@ -34,13 +34,15 @@ check: .venv/dev ## lint, types, layers, generated docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate_cli.py --check
+	$(BIN)/python docs/generate_benchmarks.py --check
 
 fix: .venv/dev ## what can be mended by a tool
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: .venv/dev ## write docs/cli.md from the commands' help
+docs: .venv/dev ## write docs/cli.md from the commands' help, docs/benchmarks.md from the definitions
 	$(BIN)/python docs/generate_cli.py
+	$(BIN)/python docs/generate_benchmarks.py
 
 bench: .venv/dev ## measure, as ratios in one run; TRL=DIR: beside TRL too (pip install --no-deps --target DIR trl)
 	$(if $(TRL),PYTHONPATH="$(TRL)") $(BIN)/python benchmarks/bench.py
