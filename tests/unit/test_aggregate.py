@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmkit.errors import UsageError
 from mmkit.evaluation import aggregate as aggregates
 from mmkit.evaluation.aggregate import Aggregate
 from mmkit.evaluation.evaluate import collect, per_sample
@@ -70,6 +71,18 @@ def test_mme_adds_the_share_of_images_with_both_questions_right() -> None:
     assert row.value == pytest.approx(150) and row.n == 6
     random.Random(1).shuffle(records)
     assert collected(records).rows() == [row]
+
+
+def test_a_name_for_the_model_that_answered() -> None:
+    def by(model: str | None, number: int) -> dict[str, Any]:
+        lineage = [{"op": "predict", "model": model}] if model else []
+        return {"id": f"r{number}", "prediction": "x", "answer": "x", "lineage": lineage}
+
+    assert [row.model for row in collected([by("m", 1)]).rows()] == ["m"]
+    assert [row.model for row in collected([by("m", 1)]).rows(model="after")] == ["after"]
+    assert [row.model for row in collected([by(None, 1)]).rows(model="after")] == ["after"]
+    with pytest.raises(UsageError, match="one name for 2 models: m, unnamed"):
+        collected([by("m", 1), by(None, 2)]).rows(model="after")
 
 
 TWO_TASKS = Benchmark(

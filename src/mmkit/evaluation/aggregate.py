@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from mmkit import seeds
+from mmkit.errors import UsageError
 from mmkit.evaluation.intervals import mean_interval, pooled_interval
 from mmkit.evaluation.scores import Sample, Samples, ScoreRow, cluster_statistics, value_from_sums
 from mmkit.tasks.benchmarks import Benchmark, benchmark
@@ -73,11 +74,15 @@ class Aggregate:
     def rows(self, *, model: str | None = None, samples: bool = True, seed: int = 0) -> list[ScoreRow]:
         """One row a group, and one a benchmark that has an overall score, after its tasks.
 
-        `model` names the model where the records do not; `samples` False leaves them out.
+        `model` is the model's name in place of the records' own; `samples` False leaves the single scores out. Raises
+        UsageError for a name where several models have answered.
         """
         order = sorted(self._groups, key=lambda key: (*key[:3], key[3] or ""))
+        models = {key[3] or "unnamed" for key in order}
+        if model is not None and len(models) > 1:
+            raise UsageError(f"one name for {len(models)} models: {', '.join(sorted(models))}")
         rows = [*(self._row(key, seed) for key in order), *self._overall_rows(order, seed)]
-        return [replace(row, model=row.model or model, samples=row.samples if samples else None) for row in rows]
+        return [replace(row, model=model or row.model, samples=row.samples if samples else None) for row in rows]
 
     def _row(self, key: Key, seed: int) -> ScoreRow:
         task, name, rule, model = key
