@@ -2,48 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from mmkit.cli.options import Seed
 
-if TYPE_CHECKING:
-    from mmkit.evaluation.scores import ScoreRow
-
 
 def command(
-    others: Annotated[list[str], typer.Argument(metavar="SCORES...", help="Score rows to compare; - is stdin.")],
-    baseline: Annotated[str, typer.Option("--baseline", metavar="SCORES", help="Score rows to compare with.")],
+    others: Annotated[
+        list[str],
+        typer.Argument(metavar="[NAME=]FILE[,FILE...]...", help="Methods to compare; files of one are its seeds."),
+    ],
+    baseline: Annotated[
+        str, typer.Option("--baseline", metavar="[NAME=]FILE[,FILE...]", help="The method to compare with.")
+    ],
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", metavar="TASK", help="Leave a task out of the averages.")
+    ] = None,
+    zero_shot: Annotated[
+        list[str] | None, typer.Option("--zero-shot", metavar="TASK", help="Count a task in ΔI_zero% alone.")
+    ] = None,
+    zero_baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--zero-baseline", metavar="NAME", help="Compare zero-shot tasks with this method. [default: the baseline]"
+        ),
+    ] = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="FILE", help="Write rows here. [default: stdout]")
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Compare scores with a baseline's: difference, 95 % interval, p-value.
+    """Compare scores with a baseline's: differences, ΔI%, ΔE%, ΔI_zero%.
 
-    Paired bootstrap where both sides were scored on the same records. A table on a terminal, rows in a pipe.
+    Takes score rows, or records of eval --per-sample. Differences have a 95 % interval and a p-value, paired where
+    both sides were scored on the same records. A method is named by its file, or by NAME=. A table on a terminal,
+    rows in a pipe.
 
     Example: mmkit compare --baseline before.jsonl after.jsonl
+
+    Example: mmkit compare --baseline stl.jsonl ew.jsonl visatb=s0.jsonl,s1.jsonl,s2.jsonl
     """
     from mmkit.cli import tables
-    from mmkit.evaluation import compare
+    from mmkit.evaluation import comparison_tables
+    from mmkit.evaluation.compare import compare
+    from mmkit.evaluation.method_files import read_methods
 
-    rows = compare.compare(_read(baseline), *(_read(name) for name in others), seed=seed)
-    tables.deliver((row.to_wire() for row in rows), compare.table(rows), output)
-
-
-def _read(path: str) -> list[ScoreRow]:
-    from mmkit.errors import DataError
-    from mmkit.evaluation import scores
-    from mmkit.streams import read_records
-
-    rows = []
-    for number, row in enumerate(read_records(path, kind="json"), 1):
-        try:
-            rows.append(scores.ScoreRow.from_wire(row))
-        except DataError as error:
-            raise DataError(f"{path}: row {number}: {error}") from None
-    if not rows:
-        raise DataError(f"{path}: no score rows (mmkit eval writes them)")
-    return rows
+    first, *rest = read_methods([baseline, *others])
+    comparison = compare(
+        first,
+        rest,
+        exclude=exclude or (),
+        zero_shot=zero_shot or (),
+        zero_baseline=zero_baseline,
+        seed=seed,
+    )
+    if tables.on_terminal(output):
+        for table in comparison_tables.tables(comparison):
+            tables.show(table)
+    else:
+        tables.write(comparison.to_wire(), output)

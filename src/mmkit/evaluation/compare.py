@@ -1,280 +1,260 @@
-"""Score rows against a baseline: difference, interval and p-value, pair by pair where the rows carry their samples."""
+"""Methods against a baseline: task by task, and over all tasks as ΔI%, ΔE% and ΔI_zero% (VisATB, eq. 9)."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from mmkit import seeds
-from mmkit.errors import DataError
-from mmkit.evaluation.intervals import (
-    Z95,
-    bootstrap_interval,
-    bootstrap_means,
-    cluster_totals,
-    constant_interval,
-)
-from mmkit.evaluation.scores import Samples, ScoreRow
-from mmkit.tasks.metrics import METRICS
-
-PAIRED_RESAMPLES = 10_000
-PAIRED = "paired bootstrap"
-UNPAIRED = "unpaired intervals"
-DIFFERENCE_ONLY = "difference only"
-UNMATCHED = "unmatched"
-Key: TypeAlias = tuple[str, str, str]
+from mmkit.errors import DataError, UsageError
+from mmkit.evaluation.differences import difference
+from mmkit.evaluation.improvement import Improvement, LeftOut, improvement, relative_change
+from mmkit.evaluation.methods import Key, Method, Pair, Spread, named, pairs
+from mmkit.tasks import benchmarks
 
 
 @dataclass(frozen=True, slots=True)
 class ComparisonRow:
-    """One score row against the baseline's row of the same task, metric and rule.
+    """One method against the reference on one task, metric and rule.
 
-    `baseline`, `value`, `difference` (value minus baseline) and `ci95` are in `unit`. Where `method` is "paired
-    bootstrap" they are all of the `n_paired` ids that both sides have; otherwise of the whole rows, and `n_paired` is
-    0. `relative` is the difference in percent of the baseline, null where that is 0. `better` follows the metric's
-    direction and is null where nothing differs. `note` says what a reader has to know beside the figures.
+    `reference` is the name of the baseline, on zero-shot tasks that of the zero-shot baseline. `baseline` and `value`
+    (over seeds), `difference` (value minus baseline) and `ci95` are in `unit`. `difference` is None where the two
+    cannot be compared, and `note` says why. `interval` and `test` say what made `ci95` and `p_value` (see
+    `differences.difference`); where there are pairs, `n_paired` of them, all figures are of these. `relative` is the
+    difference in percent of the baseline's magnitude, None where that is 0. `better` follows the metric's direction
+    and is None where nothing differs.
     """
 
     task: str
     metric: str
     rule: str
     unit: str
-    baseline_model: str | None
-    model: str | None
-    baseline: float | None
-    value: float | None
-    difference: float | None
-    ci95: tuple[float, float] | None
-    p_value: float | None
-    n_paired: int
+    zero_shot: bool
+    reference: str
     method: str
-    relative: float | None
-    better: bool | None
-    note: str | None
+    baseline: Spread | None
+    value: Spread | None
+    difference: float | None = None
+    ci95: tuple[float, float] | None = None
+    interval: str | None = None
+    p_value: float | None = None
+    test: str | None = None
+    n_paired: int = 0
+    relative: float | None = None
+    better: bool | None = None
+    note: str | None = None
 
     def to_wire(self) -> dict[str, Any]:
-        """The JSON row."""
-        return asdict(self) | {"ci95": None if self.ci95 is None else list(self.ci95)}
+        """The JSON row, its `kind` "task". A figure that there is not is null, and so is an sd of one seed."""
+        return {
+            "kind": "task",
+            "task": self.task,
+            "metric": self.metric,
+            "rule": self.rule,
+            "unit": self.unit,
+            "zero_shot": self.zero_shot,
+            "reference": self.reference,
+            "method": self.method,
+            **_wire("baseline", self.baseline),
+            **_wire("value", self.value),
+            "difference": self.difference,
+            "ci95": None if self.ci95 is None else list(self.ci95),
+            "interval": self.interval,
+            "p_value": self.p_value,
+            "test": self.test,
+            "n_paired": self.n_paired,
+            "relative": self.relative,
+            "better": self.better,
+            "note": self.note,
+        }
 
 
 @dataclass(frozen=True, slots=True)
-class _Estimate:
-    """What one method makes of two rows."""
+class SummaryRow:
+    """One method over all tasks: ΔI% and ΔE% against the method `reference`, ΔI_zero% against `zero_reference`."""
 
-    baseline: float
-    value: float
-    ci95: tuple[float, float] | None
-    p_value: float | None
-    n_paired: int
     method: str
-    notes: tuple[str, ...] = ()
+    num_seeds: int
+    reference: str
+    zero_reference: str
+    fine_tuned: Improvement
+    zero_shot: Improvement
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON row, its `kind` "summary". A figure over no task is null, and so is an sd of one seed."""
+        return {
+            "kind": "summary",
+            "method": self.method,
+            "num_seeds": self.num_seeds,
+            "reference": self.reference,
+            **_wire("delta_i_percent", self.fine_tuned.delta_i),
+            **_wire("delta_e_percent", self.fine_tuned.delta_e),
+            "num_tasks": self.fine_tuned.num_tasks,
+            "zero_reference": self.zero_reference,
+            **_wire("delta_i_zero_percent", self.zero_shot.delta_i),
+            "num_zero_shot": self.zero_shot.num_tasks,
+            "left_out": [asdict(one) for one in self.left_out],
+        }
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What counts in none of the three, and why."""
+        return self.fine_tuned.left_out + self.zero_shot.left_out
 
 
-def compare(baseline: Sequence[ScoreRow], *others: Sequence[ScoreRow], seed: int = 0) -> list[ComparisonRow]:
-    """Each row of each of `others` against the baseline, in the baseline's order; unmatched rows are named as such.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The methods, the baseline first; `rows` of the others, method by method, and a summary of each method.
 
-    Paired bootstrap (Efron and Tibshirani 1993; 10,000 resamples of ids, or of images where ids share them) where
-    both rows carry samples with common ids; else Newcombe's (1998) interval of a difference from the two intervals;
-    else the difference alone. Raises DataError where the baseline has two rows of one task, metric and rule, or where
-    an id occurs twice in a row's samples.
+    `zero_shot` holds the tasks that are compared with `zero_baseline`.
     """
-    base: dict[Key, ScoreRow] = {}
-    for row in baseline:
-        if base.setdefault(_key(row), row) is not row:
-            raise DataError(f"baseline: two rows of {_named(row)}; which one to compare with is not clear")
-    compared: list[ComparisonRow] = []
-    for other in others:
-        found = {_key(row) for row in other}
-        for key, row in base.items():
-            compared += [_against(row, match, seed) for match in other if _key(match) == key]
-            if key not in found:
-                compared.append(_unmatched(row, None))
-        compared += [_unmatched(None, row) for row in other if _key(row) not in base]
-    return compared
+
+    methods: Sequence[Method]
+    zero_baseline: Method
+    zero_shot: Collection[str]
+    rows: Sequence[ComparisonRow]
+    summaries: Sequence[SummaryRow]
+
+    def reference(self, task: str) -> Method:
+        """The method that the others are compared with on a task."""
+        return self.zero_baseline if task in self.zero_shot else self.methods[0]
+
+    def to_wire(self) -> Iterator[dict[str, Any]]:
+        """All rows as JSON rows, the summaries last."""
+        yield from (row.to_wire() for row in self.rows)
+        yield from (summary.to_wire() for summary in self.summaries)
 
 
-def table(rows: Sequence[ComparisonRow]) -> list[list[str]]:
-    """The rows as text for a terminal, the header first."""
+def compare(
+    baseline: Method,
+    others: Sequence[Method],
+    *,
+    exclude: Collection[str] = (),
+    zero_shot: Collection[str] = (),
+    zero_baseline: str | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Each of `others` against the baseline, row by row and over all tasks.
 
-    def number(value: float | None, spec: str = ".1f") -> str:
-        return "" if value is None else format(value, spec)
+    Tasks of `exclude` count in no average. Those of `zero_shot` are compared with the method named `zero_baseline` (the
+    baseline where None) and count in ΔI_zero% only, all others in ΔI% and ΔE%. A benchmark with an overall score among
+    the tasks counts once, by that; its parts are compared row by row only. The baseline, too, has a summary: of several
+    seeds it shows what training anew alone makes of ΔI% and ΔE%. A method is not compared with itself row by row.
+    `seed` is that of the bootstrap. The order of rows changes no figure.
 
-    body = [
-        [
-            row.task,
-            f"{row.metric} ({row.rule})" if row.rule else row.metric,
-            row.model or "",
-            number(row.baseline),
-            number(row.value),
-            number(row.difference, "+.1f"),
-            "" if row.ci95 is None else f"{row.ci95[0]:+.1f} to {row.ci95[1]:+.1f}",
-            number(row.p_value, ".2g"),
-            "" if row.relative is None else f"{row.relative:+.1f} %",
-            f"{row.method}, n = {row.n_paired}" if row.n_paired else row.method,
-            row.note or "",
-        ]
-        for row in rows
-    ]
-    header = ["task", "metric", "model", "baseline", "value", "difference", "95 % interval", "p", "relative", "method"]
-    return [[*header, "note"], *body]
+    Raises UsageError for a task or a method that is not there and for a name that two methods have; DataError for a
+    method that shares no task and metric with what it is compared with, and for rows that differ in unit or direction.
+    """
+    methods = [baseline, *others]
+    zero_reference = _named_method(methods, zero_baseline or baseline.name)
+    tasks = list(dict.fromkeys(task for method in methods for task, _, _ in method.keys))
+    _require_known(tasks, {"exclude": exclude, "zero-shot": zero_shot})
+    wholes = _wholes(tasks)
+    unseen = {task for task in tasks if task in zero_shot or wholes.get(task) in zero_shot}
+    uncounted = {task: f"part of {whole}" for task, whole in wholes.items()} | dict.fromkeys(exclude, "excluded")
+    rows: list[ComparisonRow] = []
+    summaries: list[SummaryRow] = []
+    for method in methods:
+        fine_tuned = [pair for pair in pairs(baseline, method) if pair.task not in unseen]
+        zero = [pair for pair in pairs(zero_reference, method) if pair.task in unseen]
+        if method is not baseline:
+            _require_common(method, [baseline, zero_reference], [*fine_tuned, *zero])
+            rows += [_row(pair, baseline, method, False, seed) for pair in fine_tuned]
+            rows += [_row(pair, zero_reference, method, True, seed) for pair in zero if method is not zero_reference]
+        summaries.append(
+            SummaryRow(
+                method=method.name,
+                num_seeds=len(method.seeds),
+                reference=baseline.name,
+                zero_reference=zero_reference.name,
+                fine_tuned=improvement(fine_tuned, uncounted=uncounted),
+                zero_shot=improvement(zero, uncounted=uncounted),
+            )
+        )
+    return Comparison(methods, zero_reference, unseen, rows, summaries)
 
 
-def _key(row: ScoreRow) -> Key:
-    return row.task, row.metric, row.rule
-
-
-def _named(row: ScoreRow) -> str:
-    return " ".join(part for part in _key(row) if part)
-
-
-def _against(base: ScoreRow, other: ScoreRow, seed: int) -> ComparisonRow:
-    if (base.unit, base.higher_is_better) != (other.unit, other.higher_is_better):
-        raise DataError(f"{_named(base)}: the rows differ in unit or direction")
-    estimate = _paired(base, other, seed) or _unpaired(base, other)
-    difference = estimate.value - estimate.baseline
-    notes = estimate.notes
-    if estimate.baseline == 0:
+def _row(pair: Pair, reference: Method, method: Method, zero_shot: bool, seed: int) -> ComparisonRow:
+    key = (pair.task, pair.metric, pair.rule)
+    first = (*pair.before, *pair.after)[0]
+    before, after = (Spread.of([row.value for row in rows]) if rows else None for rows in (pair.before, pair.after))
+    row = ComparisonRow(
+        *key,
+        unit=first.unit,
+        zero_shot=zero_shot,
+        reference=reference.name,
+        method=method.name,
+        baseline=before,
+        value=after,
+        note=pair.problem,
+    )
+    if pair.problem is not None:
+        return row
+    found = difference(pair.before, pair.after, seed=seeds.derive(seed, "\x1f".join(key), "evaluation.compare"))
+    means, notes = (found.before.mean, found.after.mean), found.notes
+    if means[0] == 0:
         notes += ("the baseline is 0, so there is no relative change",)
-    return ComparisonRow(
-        task=base.task,
-        metric=base.metric,
-        rule=base.rule,
-        unit=base.unit,
-        baseline_model=base.model,
-        model=other.model,
-        baseline=estimate.baseline,
-        value=estimate.value,
-        difference=difference,
-        ci95=estimate.ci95,
-        p_value=estimate.p_value,
-        n_paired=estimate.n_paired,
-        method=estimate.method,
-        relative=100 * difference / abs(estimate.baseline) if estimate.baseline else None,
-        better=None if difference == 0 else (difference > 0) == base.higher_is_better,
+    return replace(
+        row,
+        baseline=found.before,
+        value=found.after,
+        difference=found.value,
+        ci95=found.ci95,
+        interval=found.interval,
+        p_value=found.p_value,
+        test=found.test,
+        n_paired=found.n_paired,
+        relative=relative_change(*means, higher_is_better=True) if means[0] else None,
+        better=None if found.value == 0 else (found.value > 0) == first.higher_is_better,
         note="; ".join(notes) or None,
     )
 
 
-def _unmatched(base: ScoreRow | None, other: ScoreRow | None) -> ComparisonRow:
-    row = base or other
-    assert row is not None
-    return ComparisonRow(
-        task=row.task,
-        metric=row.metric,
-        rule=row.rule,
-        unit=row.unit,
-        baseline_model=base.model if base else None,
-        model=other.model if other else None,
-        baseline=base.value if base else None,
-        value=other.value if other else None,
-        difference=None,
-        ci95=None,
-        p_value=None,
-        n_paired=0,
-        method=UNMATCHED,
-        relative=None,
-        better=None,
-        note="only in the baseline" if base else "not in the baseline",
+def _wholes(tasks: Collection[str]) -> Mapping[str, str]:
+    """The benchmark that each part belongs to, of those whose overall score is among the tasks."""
+    return {
+        part: name
+        for name in benchmarks.names()
+        if name in tasks and benchmarks.benchmark(name).overall is not None
+        for part in benchmarks.benchmark(name).tasks
+        if part != name
+    }
+
+
+def _named_method(methods: Sequence[Method], name: str) -> Method:
+    names = [method.name for method in methods]
+    for one in names:
+        if names.count(one) > 1:
+            raise UsageError(f"two methods are named {one}; name them apart: NAME=FILE")
+    if name not in names:
+        raise UsageError(f"--zero-baseline {name}: no method of that name; there are: {', '.join(names)}")
+    return methods[names.index(name)]
+
+
+def _require_known(tasks: Sequence[str], wanted: Mapping[str, Collection[str]]) -> None:
+    for option, named_tasks in wanted.items():
+        for task in named_tasks:
+            if task not in tasks:
+                raise UsageError(f"--{option} {task}: no such task in the scores; there are: {', '.join(tasks)}")
+
+
+def _require_common(method: Method, references: Sequence[Method], found: Sequence[Pair]) -> None:
+    """Raise DataError where a method meets its references nowhere: most likely a wrong file."""
+    if any(pair.before and pair.after for pair in found):
+        return
+    names = " and ".join(dict.fromkeys(reference.name for reference in references))
+    keys = [key for reference in references for key in reference.keys]
+    raise DataError(
+        f"{method.name} has no task and metric in common with {names}\n"
+        f"{method.name}: {_shown(method.keys)}\n{names}: {_shown(keys)}"
     )
 
 
-def _paired(base: ScoreRow, other: ScoreRow, seed: int) -> _Estimate | None:
-    """The paired bootstrap over common ids; None where there are none."""
-    if base.samples is None or other.samples is None:
-        return None
-    before, after = _by_id(base), _by_id(other)
-    common = sorted(before.keys() & after.keys())
-    if not common:
-        return None
-    number = _cluster_by_id(base.samples)
-    differences = [after[one] - before[one] for one in common]
-    sums, counts = cluster_totals(differences, None if number is None else [number[one] for one in common])
-    ci95, p_value = _paired_test(sums, counts, _largest_difference(base, other), seed=_seed(base, seed))
-    notes = []
-    if len(common) < len(before) or len(common) < len(after):
-        notes.append(
-            f"on the {len(common)} common ids; {len(before) - len(common)} only in the baseline and "
-            f"{len(after) - len(common)} not in it were left out"
-        )
-    return _Estimate(
-        baseline=math.fsum(before[one] for one in common) / len(common),
-        value=math.fsum(after[one] for one in common) / len(common),
-        ci95=ci95,
-        p_value=p_value,
-        n_paired=len(common),
-        method=PAIRED,
-        notes=tuple(notes),
-    )
+def _shown(keys: Sequence[Key], most: int = 5) -> str:
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(named(key) for key in keys[:most]) + more
 
 
-def _paired_test(
-    sums: Sequence[float], counts: Sequence[int], largest: float, *, seed: int
-) -> tuple[tuple[float, float], float]:
-    """Interval and two-sided p of the mean difference, from the differences' sums and numbers by cluster.
-
-    p is 2 (k + 1) / (resamples + 1), k resamples being on the other side of 0 or at it, at most 1. It is never below
-    2^(1 - m), the least that a sign test of m differing clusters can reach: three pairs prove nothing.
-    """
-    means = bootstrap_means(sums, counts, resamples=PAIRED_RESAMPLES, seed=seed)
-    lower, upper = bootstrap_interval(means)
-    if math.isclose(lower, upper, rel_tol=1e-9, abs_tol=1e-9):
-        lower, upper = constant_interval(math.fsum(sums) / sum(counts), len(sums), (-largest, largest))
-    tolerance = 1e-9 * max(largest, 1.0)
-    crossed = min(int((means <= tolerance).sum()), int((means >= -tolerance).sum()))
-    bootstrapped = 2 * (crossed + 1) / (len(means) + 1)
-    num_differing = sum(abs(total) > tolerance for total in sums)
-    least = math.ldexp(1.0, 1 - num_differing)
-    return (round(lower, 6), round(upper, 6)), min(1.0, max(bootstrapped, least))
-
-
-def _unpaired(base: ScoreRow, other: ScoreRow) -> _Estimate:
-    """The difference of two independent means from their intervals, and p from the same limits.
-
-    Source: Newcombe 1998, method 10, which is for two Wilson intervals. Deviation: used for every interval.
-    """
-    notes: tuple[str, ...] = ()
-    if base.samples is not None and other.samples is not None:
-        notes = ("no id is on both sides",)
-    if base.ci95 is None or other.ci95 is None:
-        return _Estimate(base.value, other.value, None, None, 0, DIFFERENCE_ONLY, notes)
-    difference = other.value - base.value
-    below = math.hypot(other.value - other.ci95[0], base.ci95[1] - base.value)
-    above = math.hypot(other.ci95[1] - other.value, base.value - base.ci95[0])
-    # The limit on zero's side decides, so that p < .05 exactly where the interval leaves zero out.
-    towards_zero = below if difference > 0 else above
-    if difference == 0 or towards_zero == 0:
-        p_value = 1.0 if difference == 0 else None
-    else:
-        p_value = math.erfc(Z95 * abs(difference) / towards_zero / math.sqrt(2))
-    ci95 = (round(difference - below, 6), round(difference + above, 6))
-    return _Estimate(base.value, other.value, ci95, p_value, 0, UNPAIRED, notes)
-
-
-def _by_id(row: ScoreRow) -> dict[str, float]:
-    assert row.samples is not None
-    values = dict(zip(row.samples.ids, row.samples.values, strict=True))
-    if len(values) != len(row.samples.ids):
-        repeated = Counter(row.samples.ids).most_common(1)[0][0]
-        raise DataError(f"{_named(row)}: samples.ids: {repeated!r} occurs more than once")
-    return values
-
-
-def _cluster_by_id(samples: Samples) -> dict[str, int] | None:
-    return None if samples.clusters is None else dict(zip(samples.ids, samples.clusters, strict=True))
-
-
-def _largest_difference(base: ScoreRow, other: ScoreRow) -> float:
-    """The range of the metric, or of the values seen where the metric is not one of ours."""
-    assert base.samples is not None and other.samples is not None
-    known = METRICS.get(base.metric)
-    low, high = known.range if known else (math.inf, -math.inf)
-    return max(high, *base.samples.values, *other.samples.values) - min(
-        low, *base.samples.values, *other.samples.values
-    )
-
-
-def _seed(row: ScoreRow, seed: int) -> int:
-    return seeds.derive(seed, "\x1f".join(_key(row)), "evaluation.compare")
+def _wire(name: str, spread: Spread | None) -> dict[str, float | None]:
+    return {name: None, f"{name}_sd": None} if spread is None else {name: spread.mean, f"{name}_sd": spread.sd}
