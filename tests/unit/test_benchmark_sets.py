@@ -75,9 +75,9 @@ def test_the_fixture_holds_every_task_and_a_prompt_as_it_is_asked(name: str) -> 
 def test_a_perfect_reply_earns_all_there_is(name: str) -> None:
     for line in lines(name):
         for i, record in enumerate(records(name, line["row"]) if "gives" in line else ()):
-            metric = METRICS.get(benchmarks.benchmark(name).tasks[record["task"]].metric)
-            if metric is None or metric.default_rule not in metric.rules:
-                continue  # scored over all rows, or by a judge
+            metric = METRICS[benchmarks.benchmark(name).tasks[record["task"]].metric]
+            if metric.default_rule == "judge" or metric.default_rule not in metric.rules:
+                continue  # scored by a judge, or over all rows at once
             own = line.get("reply") if i == 0 else None
             reply = own or record.get("answer") or record["answers"][0]
             score = metric.rules[metric.default_rule]({**record, "prediction": reply})

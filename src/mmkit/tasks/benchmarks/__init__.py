@@ -204,11 +204,15 @@ def _source(field: str, source: Any) -> Source:
 
 
 def _task(name: str, keys: Mapping[str, Any]) -> TaskDefinition:
+    from mmkit.tasks.metrics import METRICS
+
     try:
         _require_keys(keys, TaskDefinition, without={"name"})
         task = TaskDefinition(name=name, **keys)
         if task.answer_type not in ANSWER_TYPES:
             raise ValueError(f"answer_type: unknown {task.answer_type!r}; known: {', '.join(ANSWER_TYPES)}")
+        if task.metric not in METRICS:
+            raise ValueError(f"metric: unknown {task.metric!r}; known: {', '.join(METRICS)}")
         for column, pattern in task.matching.items():
             sources.compiled(pattern, f"matching.{column}")
         unknown = set(re.findall(r"\{(\w*)\}", task.prompt or "")) - set(PROMPT_SLOTS)

@@ -169,8 +169,9 @@ def _reference(image: Any) -> dict[str, Any]:
         return {"path": image}
     if isinstance(image, bytes):
         return {"bytes": image}
-    if isinstance(image, Mapping) and not is_empty(image.get("bytes")) | (not is_empty(image.get("path"))):
-        return {name: image[name] for name in ("bytes", "path") if not is_empty(image.get(name))}
+    held = {name: image.get(name) for name in ("bytes", "path")} if isinstance(image, Mapping) else {}
+    if any(held.values()):
+        return {name: value for name, value in held.items() if value}
     raise DataError(f"images: expected a path or bytes, got {_shown(image)}")
 
 
