@@ -17,7 +17,9 @@ from mmkit.errors import UsageError
 
 FILE_NAME = "mmkit.toml"
 # Options whose relative value may mean a place beside the file that names it.
-_PLACES = frozenset({"model", "adapter", "image_root", "cache", "captions", "answers", "few_shot", "weights"})
+_PLACES = frozenset(
+    {"model", "adapter", "image_root", "cache", "captions", "answers", "few_shot", "weights", "templates"}
+)
 
 
 def find(start: Path) -> Path | None:

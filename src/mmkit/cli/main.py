@@ -29,6 +29,7 @@ COMMANDS = (
     "split",
     "synthesize",
     "filter",
+    "instruct",
     "compose",
     "render",
     "finetune",
