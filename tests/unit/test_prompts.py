@@ -63,6 +63,7 @@ def test_a_file_replaces_its_pools_and_no_others(tmp_path: Path) -> None:
         ({"closer": ["It is {answer}"]}, r"closer\[0\]: an answer could not be read back"),
         ({"closer": ["Answer: {answer}", "{answer}"]}, r"closer\[1\]: an answer could not be read back"),
         ({"closer": ["The answer is {answer}."]}, "could not be read back"),
+        ({"closer": ["The answer is {answer} because I say so"]}, "could not be read back"),
         ({"closer": ["The answer is clearly {answer}"]}, "could not be read back"),
         ({"closer": ["The answer is not hard: the answer is {answer}"]}, "could not be read back"),
     ],
@@ -76,6 +77,11 @@ def test_a_file_that_could_not_be_used_is_refused(pools: Any, fault: str, tmp_pa
 def test_a_file_that_is_not_there_is_a_missing_input(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match=r"none\.json: No such file"):
         prompts.load_phrasings(str(tmp_path / "none.json"))
+
+
+def test_a_closer_may_go_on_behind_its_line(tmp_path: Path) -> None:
+    closers = ["Answer: **{answer}**", "{I am sure.} The answer is {answer}\nThat is all."]
+    prompts.load_phrasings(file_of(tmp_path, {"closer": closers}))
 
 
 @pytest.mark.parametrize("kind", ANSWER_TYPES)

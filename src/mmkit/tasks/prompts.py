@@ -131,7 +131,7 @@ class Phrasings:
         return None if pool is None else self._pick(pool, seed, record_id)
 
     def closer(self, seed: int, record_id: str) -> str:
-        """A wording, with the slot {answer} at its end, that states an answer; by (seed, record id)."""
+        """A wording that states an answer, with the slot {answer}; by (seed, record id)."""
         return self._pick("closer", seed, record_id)
 
     def digest(self) -> str:
@@ -146,8 +146,8 @@ def load_phrasings(path: str | None = None) -> Phrasings:
     """The project's own pools, with those in their place that a JSON file {pool: [wording, …]} holds.
 
     Every phrasing holds each slot of its pool once and no other: {question}, and {choices} where it asks for one of
-    them. A closer ends with {answer} and states it such that `extraction` reads it back. Raises UsageError, naming
-    file, pool and entry, where that is not so, and MissingInputError where there is no file.
+    them. A closer states its {answer} such that `extraction` reads it back. Raises UsageError, naming file, pool and
+    entry, where that is not so, and MissingInputError where there is no file.
     """
     pools: dict[Pool, Sequence[str]] = {name: templates(name) for name in get_args(Pool)}
     if path is not None:
@@ -208,14 +208,12 @@ def _fault(wording: object, pool: str) -> str | None:
         if found.count(slot) != 1:
             return f"expected {slot} once, found it {found.count(slot)} times"
     if pool == "closer" and not _reads_back(wording):
-        return 'an answer could not be read back: a closer has to end with "answer is {answer}" or "answer: {answer}"'
+        return 'an answer could not be read back: end a line with "answer is {answer}" or "answer: {answer}", said once'
     return None
 
 
 def _reads_back(closer: str) -> bool:
     """Whether an answer that the closer states behind some reasoning is understood, be it a letter or a word."""
-    if not closer.endswith("{answer}"):
-        return False
     letter, word = (f"Some reasoning.\n{closer}".replace("{answer}", answer) for answer in ("B", "no"))
     of_letter, of_word = Options(["lung", "liver"]).parse(letter), parse_yes_no(word)
     return (of_letter, of_word, answer_span(word)) == (1, "no", "no")
