@@ -19,7 +19,7 @@ from mmkit.errors import UsageError
 
 if TYPE_CHECKING:
     from mmkit.records import Record
-    from mmkit.streams import Summary
+    from mmkit.streams import NamedRows, Summary
     from mmkit.streams.rows import Check, Stage
 
 FormatName = Literal["jsonl", "json", "arrow", "parquet"]
@@ -94,7 +94,7 @@ class Streams(OptionGroup):
         *,
         window: int = 1,
         kind: Check = "record",
-        inputs: Sequence[str] | None = None,
+        inputs: Sequence[str | NamedRows] | None = None,
         identity: Mapping[str, Any] | None = None,
         notes: Callable[[], Sequence[str]] = tuple,
         resumable: bool = True,

@@ -5,11 +5,12 @@
 
 from mmkit.streams.rows import Dropped, Kept, Outcome, Rejected, Row, Used, each
 from mmkit.streams.run import StreamOptions, Summary, run
-from mmkit.streams.sources import read, read_records, read_rows
+from mmkit.streams.sources import NamedRows, read, read_records, read_rows
 
 __all__ = [
     "Dropped",
     "Kept",
+    "NamedRows",
     "Outcome",
     "Rejected",
     "Row",

@@ -20,7 +20,7 @@ from mmkit.records import Record
 from mmkit.streams import sinks
 from mmkit.streams.journal import BackgroundSync, Checkpoint, Journal
 from mmkit.streams.rows import Check, Dropped, Each, Kept, Outcome, Rejected, Row, Stage
-from mmkit.streams.sources import Format, format_of, read
+from mmkit.streams.sources import Format, NamedRows, format_of, read
 
 _CHECKPOINT_EVERY_S = 0.5
 _RATE_FROM_ROWS = 100
@@ -31,7 +31,7 @@ STDOUT = "-"
 class StreamOptions:
     """What every command that streams records takes from its command line."""
 
-    inputs: Sequence[str] = ()
+    inputs: Sequence[str | NamedRows] = ()
     output: str | None = None
     from_format: Format | None = None
     to_format: Format | None = None
@@ -121,7 +121,12 @@ class _Run:
         self._resume_from = Checkpoint()
         self._keeps_checkpoints = resumable and self._target is not None
         if self._target is not None:
-            same = {"command": command, "inputs": list(options.inputs), "limit": options.limit, "shard": options.shard}
+            same = {
+                "command": command,
+                "inputs": [str(name) for name in options.inputs],
+                "limit": options.limit,
+                "shard": options.shard,
+            }
             self._journal = Journal(self._target, {**same, **identity})
             self._sync = BackgroundSync(self._journal.part)
             sides = {"rejected": options.rejects, "dropped": options.dropped}
@@ -392,18 +397,19 @@ def _regular_target(output: str | None) -> Path | None:
 
 def _require_distinct(options: StreamOptions) -> None:
     """Refuse file names under which one file would overwrite another, or feed on itself."""
+    files = [name for name in options.inputs if isinstance(name, str)]
     named = [(option, path) for option, path in _outputs(options) if path != STDOUT]
     for i, (option, path) in enumerate(named):
         for other, other_path in named[:i]:
             if _same_file(path, other_path):
                 raise UsageError(f"{other} and {option} name the same file: {path}")
         if option != "-o":  # a finished -o FILE takes its input's place in one step
-            for name in options.inputs:
+            for name in files:
                 if _same_file(path, name):
                     raise UsageError(f"{option} {path} is an input, too, and would be overwritten")
     if options.output in (None, STDOUT) and sys.stdout is not None:
         out = os.fstat(sys.stdout.fileno())
-        for name in options.inputs:
+        for name in files:
             if stat.S_ISREG(out.st_mode) and Path(name).exists() and os.path.samestat(out, Path(name).stat()):
                 raise UsageError(f"{name} is both input and stdout, which destroys it; use -o {name}")
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Literal, NamedTuple, cast
@@ -42,8 +43,22 @@ def format_of(path: str) -> Format | None:
     return cast("Format | None", _SUFFIXES.get(name.suffix))
 
 
+@dataclass(frozen=True, slots=True)
+class NamedRows:
+    """An input that is no file: rows from elsewhere (a set of the hub), the same and in the same order every time.
+
+    `name` is what messages call it.
+    """
+
+    name: str
+    rows: Iterable[Record]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 def read(
-    inputs: Sequence[str],
+    inputs: Sequence[str | NamedRows],
     *,
     fmt: Format | None = None,
     kind: Check = "record",
@@ -56,15 +71,20 @@ def read(
     first, empty: by its checksum a run that goes on tells whether the input is the same. Raises MissingInputError for
     a file that is not there, before the first row; DataError for a file whose container is broken.
     """
-    names = list(inputs) or [STDIN]
-    for name in names:
+    sources = list(inputs) or [STDIN]
+    for name in sources:
+        if isinstance(name, NamedRows):
+            continue
         if name != STDIN and not Path(name).exists():
             raise MissingInputError(f"{name}: no such file")
         if name != STDIN and Path(name).is_dir():
             raise MissingInputError(f"{name}: is a directory; name the files in it")
     place = _Place(0, 0 if checksum else None)
-    for name in names:
-        place = yield from _read_one(name, fmt, kind, place, start)
+    for name in sources:
+        if isinstance(name, NamedRows):
+            place = yield from _read_whole(name.rows, name.name, kind, place, start)
+        else:
+            place = yield from _read_one(name, fmt, kind, place, start)
 
 
 def read_rows(inputs: Sequence[str], *, kind: Check = "record", fmt: Format | None = None) -> Iterator[Row]:

@@ -33,6 +33,8 @@ class Source:
 
     columns: tuple[str, ...]
     read: Read
+    takes_raw: bool = False
+    """Whether the values go through a step (labels, map, reshape), which is written for what the column holds."""
 
     @property
     def shown(self) -> str:
@@ -125,7 +127,8 @@ def _list(items: Sequence[Source]) -> Source:
     def read(row: RawRow, asked: Asked) -> Any:
         return [item.read(row, asked) for item in items]
 
-    return Source(tuple(column for item in items for column in item.columns), read)
+    columns = tuple(column for item in items for column in item.columns)
+    return Source(columns, read, any(item.takes_raw for item in items))
 
 
 def _constant(value: Any) -> Source:
@@ -150,7 +153,7 @@ def _table(table: Mapping[str, Any]) -> Source:
             raise DataError(f"{first.shown}: {error}") from None
         return None if is_empty(value) else value
 
-    return Source(first.columns, read)
+    return Source(first.columns, read, first.takes_raw or bool(steps))
 
 
 Step: TypeAlias = Callable[[Any, Asked], Any]
