@@ -68,25 +68,29 @@ def fill(template: str, record: Record, option_style: OptionStyle = "dot") -> st
     """
     if "{question}" in template and not str(record.get("question") or "").strip():
         raise DataError("question: a task needs one")
+    # A label set of hundreds, to be searched for in the reply, cannot be lettered and is not asked for.
+    choices = listed(record.get("choices") or (), option_style) if "{choices}" in template else ()
     texts = {
         "{question}": record.get("question") or "",
         "{context}": record.get("context") or "",
-        "{choices}": (" " if option_style == "inline" else "\n").join(
-            listed(record.get("choices") or (), option_style)
-        ),
+        "{choices}": (" " if option_style == "inline" else "\n").join(choices),
     }
     lines = (_SLOT.sub(lambda slot: texts[slot[0]], line) for line in template.split("\n"))
     return "\n".join(line for line in lines if line.strip())
 
 
 def listed(choices: Sequence[str], option_style: OptionStyle = "dot") -> list[str]:
-    """The choices with their letters before them; letters that they carry themselves are taken off first.
+    """The choices with their labels before them; labels that they carry themselves are taken off first.
 
     Raises DataError for more than 26.
     """
-    label = _LABELS[option_style]
     texts = Options(choices).texts
-    return [label.format(letter) + text for letter, text in zip(letters(len(texts)), texts, strict=True)]
+    return [label(letter, option_style) + text for letter, text in zip(letters(len(texts)), texts, strict=True)]
+
+
+def label(letter: str, option_style: OptionStyle) -> str:
+    """What stands before the option of a letter, such as "B. "."""
+    return _LABELS[option_style].format(letter)
 
 
 def letters(count: int) -> list[str]:
