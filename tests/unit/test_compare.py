@@ -224,7 +224,7 @@ def test_seeds_are_averaged_and_drawn_together() -> None:
     )
     error = float(expected.standard_error) * 0.027
     assert found.ci95 == pytest.approx(tuple(expected.confidence_interval), abs=5 * error)
-    assert found.test == "paired bootstrap" and found.note is not None and "over records for these seeds" in found.note
+    assert found.test == "paired bootstrap" and found.note is not None and "not what other seeds would" in found.note
     wire = found.to_wire()
     assert (wire["baseline"], wire["baseline_sd"]) == (found.baseline.mean, found.baseline.sd)
 

@@ -49,7 +49,7 @@ def test_zero_shot_tasks_are_marked_against_their_own_baseline() -> None:
         method("tuned", scores(vqa=70.0, mme=1400.0)),
     )
     found = lines(tables(compare(stl, [ew, tuned], zero_shot=["mme"], zero_baseline="ew"))[0])
-    assert found["mme"] == ["score", "", "1500*", "1400"]
+    assert found["mme"] == ["score", "", "1500.0*", "1400.0"]
     assert found["ΔI_zero%"] == ["", "", "0.00", "-6.67"]
 
 
@@ -71,16 +71,26 @@ def test_one_method_has_the_details_and_the_averages_below() -> None:
     assert dict(zip(header, line, strict=True)) == {
         "task": "t",
         "metric": "em (strict)",
-        "baseline": "50.00",
-        "value": "80.00",
+        "a": "50.00",
+        "b": "80.00",
         "difference": "+30.00",
         "95 % interval": "+15.86 to +41.18",
         "p": "3.2e-05",
         "relative": "+60.0 %",
         "test": "Newcombe",
-        "note": "",
     }
     assert overall == [["method", "ΔI%", "ΔE%", "ΔI_zero%"], ["a", "0.00", "0.00", ""], ["b", "60.00", "0.00", ""]]
+
+
+def test_notes_of_rows_stand_below_and_are_said_once() -> None:
+    before, after = scores(a=0.0, b=10.0, c=10.0), scores(a=1.0, b=10.0)
+    *_, notes = tables(compare(method("x", before), [method("y", after)]))
+    assert [line[0] for line in notes] == [
+        "notes",
+        "a score: the baseline is 0, so there is no relative change",
+        "not in the averages of x, y: a (the baseline is 0)",
+        "not in the averages of y: c (not in y)",
+    ]
 
 
 def test_seeds_are_counted_and_their_spread_is_shown() -> None:
@@ -94,7 +104,7 @@ def test_values_have_four_significant_digits_by_the_largest_of_the_line() -> Non
     found = lines(
         tables(compare(method("a", scores(x=0.0)), [method("b", scores(x=0.0)), method("c", scores(x=0))]))[0]
     )
-    assert found["x"][1:] == ["0", "0", "0"]
+    assert found["x"][1:] == ["0.0", "0.0", "0.0"]
     sides = [method(name, scores(x=value, y=value / 1e9)) for name, value in (("a", 1524.41), ("b", 9.5), ("c", 3.0))]
     found = lines(tables(compare(sides[0], sides[1:]))[0])
-    assert found["x"][1:] == ["1524*", "10", "3"] and found["y"][1:] == ["0.000002*", "0.000000", "0.000000"]
+    assert found["x"][1:] == ["1524.4*", "9.5", "3.0"] and found["y"][1:] == ["0.000002*", "0.000000", "0.000000"]

@@ -59,7 +59,9 @@ def command(
         seed=seed,
     )
     if tables.on_terminal(output):
-        for table in comparison_tables.tables(comparison):
+        for i, table in enumerate(comparison_tables.tables(comparison)):
+            if i:
+                typer.echo()
             tables.show(table)
     else:
         tables.write(comparison.to_wire(), output)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from mmkit.evaluation.compare import Comparison, ComparisonRow, SummaryRow
 from mmkit.evaluation.improvement import Improvement
-from mmkit.evaluation.methods import Key, Method, Spread
+from mmkit.evaluation.methods import Key, Method, Spread, named
 
 Table: TypeAlias = list[list[str]]
 BEST, BETTER = "*", "+"
@@ -35,18 +35,20 @@ _AVERAGES = (
 
 def tables(comparison: Comparison) -> list[Table]:
     """What a person should see: with one method beside the baseline the details, with more of them a column each."""
-    notes = _notes(comparison)
     if len(comparison.methods) > 2:
         found = [by_method(comparison)]
-        notes.insert(0, f"{BEST} best of the line, {BETTER} better than the baseline")
+        notes = [f"{BEST} best of the line, {BETTER} better than the baseline"]
     else:
         found = [details(comparison), overall(comparison)]
+        notes = _row_notes(comparison)
+    notes += _left_out_notes(comparison)
     return [*found, [["notes"], *([note] for note in notes)]] if notes else found
 
 
 def details(comparison: Comparison) -> Table:
-    """A line a row, with its interval, its p-value, and what made them."""
-    header = ["task", "metric", "baseline", "value", "difference", "95 % interval", "p", "relative", "test", "note"]
+    """A line a row of the one method beside the baseline, with its interval, its p-value, and what made them."""
+    both = _headers(comparison.methods)
+    header = ["task", "metric", *both, "difference", "95 % interval", "p", "relative", "test"]
     return [header, *(_detail(row) for row in comparison.rows)]
 
 
@@ -81,7 +83,6 @@ def _detail(row: ComparisonRow) -> list[str]:
         "" if row.p_value is None else f"{row.p_value:.2g}",
         "" if row.relative is None else f"{row.relative:+.1f} %",
         _test(row),
-        row.note or "",
     ]
 
 
@@ -153,9 +154,9 @@ def _metric(key: Key) -> str:
 
 
 def _decimals(values: Sequence[float | None]) -> int:
-    """As many as give the largest four significant digits, six at most."""
+    """As many as give the largest four significant digits; one at least, six at most."""
     largest = max((abs(value) for value in values if value is not None), default=0.0)
-    return min(max(3 - math.floor(math.log10(largest)), 0), 6) if largest else 0
+    return min(max(3 - math.floor(math.log10(largest)), 1), 6) if largest else 1
 
 
 def _number(spread: Spread | None, decimals: int) -> str:
@@ -164,13 +165,23 @@ def _number(spread: Spread | None, decimals: int) -> str:
     return f"{spread.mean:.{decimals}f}" + ("" if spread.sd is None else f" ± {spread.sd:.{decimals}f}")
 
 
-def _notes(comparison: Comparison) -> list[str]:
+def _row_notes(comparison: Comparison) -> list[str]:
+    """The rows' notes, a line each with the rows that have it; without those that the averages' notes repeat."""
+    said = {one.reason for summary in comparison.summaries for one in summary.left_out}
+    rows: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        if row.note is not None and row.note not in said:
+            rows.setdefault(row.note, []).append(named((row.task, row.metric, row.rule)))
+    return [f"{', '.join(names)}: {note}" for note, names in rows.items()]
+
+
+def _left_out_notes(comparison: Comparison) -> list[str]:
     """What does not count in the averages, a line a reason."""
     methods: dict[tuple[str, str], list[str]] = {}
     for summary in comparison.summaries:
         what: dict[str, list[str]] = {}
         for one in summary.left_out:
-            what.setdefault(one.reason, []).append(" ".join(filter(None, (one.task, one.metric, one.rule))))
+            what.setdefault(one.reason, []).append(named((one.task, one.metric or "", one.rule or "")))
         for reason, left_out in what.items():
             methods.setdefault((reason, ", ".join(left_out)), []).append(summary.method)
     return [

@@ -223,7 +223,7 @@ def _notes(rows: Sequence[ScoreRow], num_before: int, num_common: int) -> tuple[
             f"on the {num_common} common ids; {before} only in the baseline and {after} not in it were left out"
         )
     if len(rows) > 2:
-        notes.append("interval and p are over records for these seeds; what other seeds would give is not in them")
+        notes.append("interval and p say what other records would give, not what other seeds would")
     return tuple(notes)
 
 

@@ -80,10 +80,10 @@ def pairs(reference: Method, method: Method) -> Iterator[Pair]:
     Rows of one task and metric that only the rule keeps apart make one pair, with that as its problem. Raises
     DataError where two rows of one key differ in unit or direction.
     """
-    ours, theirs = reference.keys, method.keys
-    alone = [key for key in theirs if key not in set(ours)]
+    ours, theirs = dict.fromkeys(reference.keys), dict.fromkeys(method.keys)
+    alone = [key for key in theirs if key not in ours]
     for key in ours:
-        if key in set(theirs):
+        if key in theirs:
             yield _matched(reference, method, key)
             continue
         by_other_rules = [other for other in alone if other[:2] == key[:2]]
