@@ -26,6 +26,16 @@ from mmkit.tasks.metrics import metric_for
 PHRASINGS = prompts.load_phrasings()
 ORGANS = ["lung", "left kidney", "no", "heart (B)"]
 TYPES_OF_POOL = {"multiple_choice": "choice", "short_answer": "short", "yes_no": "yes-no"}
+BARE = ("long", "box", "list")
+GOLD: dict[str, dict[str, Any]] = {
+    "choice": {"choices": ["lung", "liver"], "answer": "liver"},
+    "yes-no": {"answer": "yes"},
+    "number": {"answer": "3"},
+    "short": {"answer": "left lung"},
+    "long": {"answer": "A scan of a lung."},
+    "box": {"answer": "[0.1, 0.2, 0.3, 0.4]"},
+    "list": {"choices": ["lung", "liver", "heart"], "answer": "lung, heart"},
+}
 texts_with_words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(str.strip)
 
 
@@ -99,6 +109,22 @@ class TestAnswersAreReadBack:
         _, assistant = turns_of({**record, "answer_type": "choice"}, closer=False, seed=seed)
         assert score({**record, "answer_type": "choice"}, assistant) == 100.0
 
+    @pytest.mark.parametrize("prompt", ["benchmark", "phrasing"])
+    def test_by_each_benchmarks_metric(self, prompt: str) -> None:
+        maker, num_scored = instructor(prompt=prompt), 0
+        for benchmark in map(benchmarks.benchmark, benchmarks.names()):
+            for definition in benchmark.tasks.values():
+                record = {"id": "a", "benchmark": benchmark.name, "task": definition.name, "question": "Which?"}
+                record |= GOLD[definition.answer_type]
+                user, assistant = (parts_text(turn) for turn in maker.turns(record))
+                if definition.prompt is not None and (prompt == "benchmark" or definition.answer_type in BARE):
+                    assert user == prompts.ask(record)
+                metric = metric_for(record)
+                if metric.default_rule in metric.rules and metric.default_rule != "judge":
+                    assert score(record, assistant) == metric.range[1], definition.name
+                    num_scored += 1
+        assert num_scored > 50
+
     def test_a_letter_that_is_another_options_text_is_not_used(self) -> None:
         record = {"question": "Which vitamin?", "choices": ["B", "A"], "answer": "B"}
         for style in ("letter", "text", "both"):
@@ -164,10 +190,14 @@ class TestHowATaskIsAsked:
         wordings = prompts.templates(pools.get(kind, "short_answer"))
         assert asked == {prompts.fill(wording, {"question": "Which?", **more}) for wording in wordings}
 
-    @pytest.mark.parametrize("kind", ["long", "box", "list"])
-    def test_long_answers_boxes_and_lists_stand_alone(self, kind: str) -> None:
+    @pytest.mark.parametrize("kind", BARE)
+    def test_long_answers_boxes_and_lists_stand_alone(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         record = {"question": "Where?", "context": "In it.", "answer": " [0, 0, 1, 1] ", "answer_type": kind}
         assert turns_of({**record, "rationale": "So."}, rationale=True) == ["In it.\nWhere?", "[0, 0, 1, 1]"]
+        named = define(monkeypatch, answer_type=kind, prompt="Find it.\n{question}")
+        for prompt in ("benchmark", "phrasing"):
+            user, _ = turns_of({**record, **named, "choices": [str(i) for i in range(103)]}, prompt=prompt)
+            assert user == "Find it.\nWhere?"
 
     @pytest.mark.parametrize(("place", "line"), [("before", 0), ("after", -1), ("none", None)])
     def test_the_context_stands_where_it_should(self, place: str, line: int | None) -> None:

@@ -51,8 +51,9 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """A user turn's template, how its options are listed, and whose wording it is."""
+    """A task's answer type, its user turn's template, how options are listed in it, and whose wording it is."""
 
+    kind: str
     template: str
     option_style: prompts.OptionStyle
     source: Literal["benchmark", "pool", "question"]
@@ -89,16 +90,17 @@ class Instructor:
         return _conversation(record, self.turns(record), [record], self.params)
 
     def _prompt(self, record: Record) -> _Prompt:
-        definition = definition_of(record)
-        if self.form.prompt == "benchmark" and definition is not None and definition.prompt is not None:
-            return _Prompt(definition.prompt, "dot", "benchmark")  # to the letter what `predict` asks
-        phrasing = self._phrasings.phrasing(prompts.answer_type(record), self.form.seed, record["id"])
+        kind, definition = prompts.answer_type(record), definition_of(record)
+        phrasing = self._phrasings.phrasing(kind, self.form.seed, record["id"])
+        own = definition.prompt if definition is not None else None
+        if own is not None and (phrasing is None or self.form.prompt == "benchmark"):
+            return _Prompt(kind, own, "dot", "benchmark")  # to the letter what `predict` asks
         template = _AS_IT_STANDS if phrasing is None else phrasing
         if self.form.context == "before":
             template = f"{{context}}\n{template}"
         elif self.form.context == "after":
             template = f"{template}\n{{context}}"
-        return _Prompt(template, self.form.option_style, "question" if phrasing is None else "pool")
+        return _Prompt(kind, template, self.form.option_style, "question" if phrasing is None else "pool")
 
     def _stated(self, record: Record, answer: str) -> str:
         """The answer behind a closer, and behind the reasoning if that is wanted and there is any."""
@@ -174,17 +176,18 @@ class Merger:
 
 def _target(record: Record, prompt: _Prompt, style: Literal["letter", "text", "both"]) -> str:
     """The answer as the assistant is to give it."""
-    kind, gold_answers, given = prompts.answer_type(record), golds(record), choices(record)
+    gold_answers, given = golds(record), choices(record)
     options = Options(given)
     index = next((found for gold in gold_answers if (found := options.find(gold)) is not None), None)
-    if kind == "choice":
+    if prompt.kind == "choice":
+        if not given:
+            raise DataError("choices: missing, and the answer type is choice")
         if index is None:
-            shown = f"{gold_answers[0][:80]!r} is none of the {len(given)} choices"
-            raise DataError(f"answer: {shown}" if given else "choices: missing, and the answer type is choice")
+            raise DataError(f"answer: {gold_answers[0][:80]!r} is none of the {len(given)} choices")
         if "{choices}" in prompt.template:
             return _named(index, options, prompt.option_style, style)
     answer = gold_answers[0].strip() if index is None else options.texts[index].strip()
-    if kind == "yes-no" and plain(answer) not in ("yes", "no"):
+    if prompt.kind == "yes-no" and plain(answer) not in ("yes", "no"):
         raise DataError(f"answer: expected yes or no, which is the answer type, got {answer[:80]!r}")
     return answer
 
@@ -196,14 +199,10 @@ def _named(
 
     By its text, too, where the name would be read as another option's: of the options "B" and "A" the first is not "A".
     """
-    names = {
-        "letter": prompts.letters(len(options.texts))[index],
-        "text": options.texts[index].strip(),
-        "both": prompts.listed(options.texts, option_style)[index].strip(),
-    }
-    understood = options.find(names[style])
-    right = understood is not None and options.same(understood, index)
-    return names[style if right else "text"]
+    letter, text = prompts.letters(len(options.texts))[index], options.texts[index].strip()
+    name = {"letter": letter, "text": text, "both": prompts.label(letter, option_style) + text}[style]
+    understood = options.find(name)
+    return name if understood is not None and options.same(understood, index) else text
 
 
 def _conversation(record: Record, turns: Messages, parents: Sequence[Record], params: str) -> Record:
@@ -212,7 +211,7 @@ def _conversation(record: Record, turns: Messages, parents: Sequence[Record], pa
     placeholders = [{"type": "image"} for _ in record.get("images") or ()]
     messages = [{**first, "content": [*placeholders, *first["content"]]}, *turns[1:]]
     history = [entry for parent in parents for entry in parent.get("lineage") or ()]
-    made = {"op": "instruct", "version": __version__, "parents": [each["id"] for each in parents], "params": params}
+    made = {"op": "instruct", "version": __version__, "parents": [parent["id"] for parent in parents], "params": params}
     return {**record, "messages": messages, "lineage": [*history, made]}
 
 

@@ -64,7 +64,8 @@ def fill(template: str, record: Record, option_style: OptionStyle = "dot") -> st
     """A template with {question}, {context} and {choices} (see `listed`) put in.
 
     In one pass: a text that holds braces stays as it is. A line of the template that comes out empty is left out, as
-    where there is no context. Raises DataError without a question, unless the template asks without one.
+    where there is no context. Raises DataError without a question, or with more than 26 choices, where the template has
+    the slot.
     """
     if "{question}" in template and not str(record.get("question") or "").strip():
         raise DataError("question: a task needs one")
