@@ -7,7 +7,6 @@ Against independent code: McNemar against scipy.stats.binomtest, the paired boot
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkit.errors import DataError, UsageError
-from mmkit.evaluation import differences
+from mmkit.evaluation.aggregate import Aggregate
 from mmkit.evaluation.compare import ComparisonRow, compare
 from mmkit.evaluation.differences import mcnemar
 from mmkit.evaluation.methods import Method
 from mmkit.evaluation.scores import ScoreRow
-from mmkit.tasks.metrics import METRICS, Pooled
+from mmkit.evaluation.scoring import score_all
+
+# The error of the difference of two 2.5 % quantiles, each of 10,000 draws, in standard errors of what is drawn:
+# sqrt(2 × .025 × .975 / 10,000) / φ(1.96).
+MONTE_CARLO = 0.038
 
 
 def row(values: list[float], ids: list[str] | None = None, **fields: Any) -> ScoreRow:
@@ -108,44 +111,68 @@ def test_the_paired_bootstrap_is_scipys(seed: int) -> None:
     expected = scipy.stats.bootstrap(
         (after - before,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(seed)
     )
-    # The Monte-Carlo error of a 2.5 % quantile of 10,000 draws: sqrt(.025 × .975 / 10,000) / φ(1.96) = .027 sd.
-    error = float(expected.standard_error) * 0.027
+    error = float(expected.standard_error) * MONTE_CARLO
     assert found.ci95 == pytest.approx(tuple(expected.confidence_interval), abs=5 * error)
     assert found.p_value is not None
     share = min(np.mean(expected.bootstrap_distribution <= 0), np.mean(expected.bootstrap_distribution >= 0))
     assert found.p_value == pytest.approx(2 * share, abs=0.02)
 
 
-def test_the_value_of_a_pooled_metric_is_drawn_and_not_its_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ratio of sums, as corpus BLEU or F1 is one: scipy draws the same records of both sides."""
-    pooled = Pooled(("hits", "of"), lambda sums: 100 * sums[..., 0] / sums[..., 1], {})
-    metric = replace(METRICS["em"], name="ratio", pooled=pooled)
-    for module in (differences, differences.value_from_sums.__globals__):
-        table = module if isinstance(module, dict) else vars(module)
-        monkeypatch.setitem(table, "METRICS", {**METRICS, "ratio": metric})
+def replies(random: np.random.Generator, share: float) -> list[dict[str, Any]]:
+    """40 images with a question to be answered yes and one to be answered no; some images are harder."""
+    hard = np.repeat(np.random.default_rng(0).random(40), 2)
+    right = hard + random.normal(0, 0.2, 80) < share
+    return [
+        {
+            "id": f"q{i}",
+            "task": "t",
+            "images": [{"path": f"{i // 2}.jpg"}],
+            "question": "?",
+            "answer": "no" if i % 2 else "yes",
+            "prediction": ("no" if i % 2 else "yes") if right[i] else ("yes" if i % 2 else "no"),
+        }
+        for i in range(80)
+    ]
+
+
+def scored(records: list[dict[str, Any]], metric: str) -> ScoreRow:
+    collected = Aggregate()
+    for sample in score_all(records, metric):
+        collected.add(sample)
+    (found,) = collected.rows()
+    return found
+
+
+def f1(right: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """POPE's F1 of yes, from right replies of shape (..., images, 2)."""
+    hits = right[..., 0].sum(-1)
+    return 100 * 2 * hits / (hits + (~right[..., 1]).sum(-1) + right.shape[-2])
+
+
+def mme(right: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """MME's accuracy and share of images with both right, of the same shape."""
+    return 100 * (right.mean((-1, -2)) + right.all(-1).mean(-1))
+
+
+@pytest.mark.parametrize(("metric", "value"), [("pope", f1), ("mme", mme)])
+def test_a_pooled_metric_is_computed_anew_from_each_draw_of_images(metric: str, value: Any) -> None:
     random = np.random.default_rng(5)
-    of = random.integers(1, 30, 80).astype(float)
-    hits = [np.minimum(of, random.poisson(of * share)) for share in (0.4, 0.5)]
-    sides = []
-    for each in hits:
-        statistics = np.stack([each, of], axis=1).tolist()
-        samples = {"ids": [f"r{i}" for i in range(80)], "values": (100 * each / of).tolist(), "statistics": statistics}
-        sides.append(row([100 * each.sum() / of.sum()], samples=samples, metric="ratio"))
-    found = one(*sides)
-    assert found.difference == pytest.approx(100 * (hits[1].sum() - hits[0].sum()) / of.sum())
-    expected = scipy.stats.bootstrap(
-        (hits[0], hits[1], of),
-        lambda before, after, of, axis: 100 * (after.sum(axis=axis) - before.sum(axis=axis)) / of.sum(axis=axis),
-        paired=True,
-        n_resamples=10_000,
-        method="percentile",
-        rng=np.random.default_rng(6),
-    )
-    error = float(expected.standard_error) * 0.027
-    assert found.ci95 == pytest.approx(tuple(expected.confidence_interval), abs=5 * error)
-    assert found.test == "paired bootstrap"
-    with pytest.raises(DataError, match=r"samples\.statistics: expected 2 numbers an id: hits, of"):
-        one(sides[0], row([50.0], ids=["r1"], metric="ratio"))
+    sides = [replies(random, share) for share in (0.5, 0.7)]
+    before, after = (scored(records, metric) for records in sides)
+    found = one(before, after)
+    assert means(found) == (pytest.approx(before.value), pytest.approx(after.value))
+    right = np.array([[one["prediction"] == one["answer"] for one in records] for records in sides])
+    images = right.reshape(2, 40, 2)
+    assert found.difference == pytest.approx(float(value(images[1]) - value(images[0])))
+    drawn = random.integers(40, size=(10_000, 40))
+    differences = value(images[1][drawn]) - value(images[0][drawn])
+    assert found.ci95 == pytest.approx(np.percentile(differences, (2.5, 97.5)), abs=5 * MONTE_CARLO * differences.std())
+    assert (found.interval, found.test, found.n_paired) == ("paired bootstrap", "paired bootstrap", 80)
+
+
+def test_a_pooled_metric_without_its_counts_is_refused() -> None:
+    with pytest.raises(DataError, match=r"t pope strict: samples\.statistics: expected 5 numbers an id: tp, fp, fn, tn, yes"):
+        one(row([50.0], metric="pope"), row([50.0], metric="pope"))
 
 
 def test_pairing_is_by_id_not_by_position() -> None:
@@ -222,7 +249,7 @@ def test_seeds_are_averaged_and_drawn_together() -> None:
     expected = scipy.stats.bootstrap(
         (after[:2].mean(axis=0) - before.mean(axis=0),), np.mean, n_resamples=10_000, method="percentile", rng=random
     )
-    error = float(expected.standard_error) * 0.027
+    error = float(expected.standard_error) * MONTE_CARLO
     assert found.ci95 == pytest.approx(tuple(expected.confidence_interval), abs=5 * error)
     assert found.test == "paired bootstrap" and found.note is not None and "not what other seeds would" in found.note
     wire = found.to_wire()

@@ -18,6 +18,7 @@ from mmkit.evaluation.compare import SummaryRow, compare
 from mmkit.evaluation.improvement import average, relative_change
 from mmkit.evaluation.methods import Method
 from mmkit.evaluation.scores import ScoreRow
+from mmkit.tasks import benchmarks
 
 ROUNDING = 0.005 + 1e-9  # of two printed decimals
 
@@ -173,27 +174,25 @@ def test_what_does_not_count_is_named() -> None:
     }
 
 
-def test_a_benchmarks_overall_score_stands_for_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmkit.tasks import benchmarks
+def test_a_benchmarks_overall_score_stands_for_its_parts() -> None:
+    whole = "scienceqa"
+    part, other_part = benchmarks.benchmark(whole).tasks
+    tasks = [whole, part, other_part, "vqa"]
 
-    parts = {name: benchmarks.TaskDefinition(name, "yes-no", "em") for name in ("mme-a", "mme-b")}
-    whole = benchmarks.Benchmark("mme", "MME", (), overall="sum", tasks=parts)
-    monkeypatch.setattr(benchmarks, "names", lambda: ["mme"])
-    monkeypatch.setattr(benchmarks, "benchmark", lambda name: whole)
-    tasks = ["mme", "mme-a", "mme-b", "vqa"]
-    sides = [
-        method(
-            name, [{"task": task, "metric": "em", "value": value} for task, value in zip(tasks, values, strict=True)]
-        )
-        for name, values in (("a", [100, 50, 50, 10]), ("b", [120, 50, 70, 10]))
-    ]
-    found = compare(sides[0], sides[1:], zero_shot=["mme"])
+    def scores(*values: float) -> list[dict[str, Any]]:
+        return [{"task": task, "metric": "mc", "value": value} for task, value in zip(tasks, values, strict=True)]
+
+    baseline, tuned = method("a", scores(50, 40, 50, 10)), method("b", scores(60, 40, 70, 10))
+    found = compare(baseline, [tuned], zero_shot=[whole])
     assert averages(found.summaries[1]) == {"delta_i": 0, "delta_e": 0, "delta_i_zero": pytest.approx(20)}
     assert [(one.task, one.reason) for one in found.summaries[1].left_out] == [
-        ("mme-a", "part of mme"),
-        ("mme-b", "part of mme"),
+        (part, "part of scienceqa"),
+        (other_part, "part of scienceqa"),
     ]
-    assert {row.task for row in found.rows if row.zero_shot} == {"mme", "mme-a", "mme-b"}
+    assert {row.task for row in found.rows if row.zero_shot} == {whole, part, other_part}
+    in_parts = compare(baseline, [tuned], zero_shot=[whole], exclude=[whole]).summaries[1]
+    assert averages(in_parts)["delta_i_zero"] == pytest.approx((0 + 40) / 2)
+    assert [one.task for one in in_parts.left_out] == [whole]
 
 
 def test_each_seed_is_held_against_the_mean_of_the_baselines() -> None:

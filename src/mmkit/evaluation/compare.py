@@ -139,9 +139,9 @@ def compare(
 
     Tasks of `exclude` count in no average. Those of `zero_shot` are compared with the method named `zero_baseline` (the
     baseline where None) and count in ΔI_zero% only, all others in ΔI% and ΔE%. A benchmark with an overall score among
-    the tasks counts once, by that; its parts are compared row by row only. The baseline, too, has a summary: of several
-    seeds it shows what training anew alone makes of ΔI% and ΔE%. A method is not compared with itself row by row.
-    `seed` is that of the bootstrap. The order of rows changes no figure.
+    the tasks counts once, by that; its parts count in its place where it is excluded. The baseline, too, has a summary:
+    of several seeds it shows what training anew alone makes of ΔI% and ΔE%. A method is not compared with itself row by
+    row. `seed` is that of the bootstrap. The order of rows changes no figure.
 
     Raises UsageError for a task or a method that is not there and for a name that two methods have; DataError for a
     method that shares no task and metric with what it is compared with, and for rows that differ in unit or direction.
@@ -152,7 +152,8 @@ def compare(
     _require_known(tasks, {"exclude": exclude, "zero-shot": zero_shot})
     wholes = _wholes(tasks)
     unseen = {task for task in tasks if task in zero_shot or wholes.get(task) in zero_shot}
-    uncounted = {task: f"part of {whole}" for task, whole in wholes.items()} | dict.fromkeys(exclude, "excluded")
+    parts = {task: f"part of {whole}" for task, whole in wholes.items() if whole not in exclude}
+    uncounted = parts | dict.fromkeys(exclude, "excluded")
     rows: list[ComparisonRow] = []
     summaries: list[SummaryRow] = []
     for method in methods:
