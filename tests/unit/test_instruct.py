@@ -106,8 +106,15 @@ class TestAnswersAreReadBack:
     @given(st.lists(texts_with_words, min_size=1, max_size=5), st.integers(0, 4), st.integers(0, 99))
     def test_whatever_the_options_say(self, choices: list[str], index: int, seed: int) -> None:
         record = {"question": "Which?", "choices": choices, "answer": choices[index % len(choices)]}
-        _, assistant = turns_of({**record, "answer_type": "choice"}, closer=False, seed=seed)
-        assert score({**record, "answer_type": "choice"}, assistant) == 100.0
+        forms: list[dict[str, Any]] = [{"closer": False}, {"rationale": True}]
+        for form in forms:
+            _, assistant = turns_of({**record, "answer_type": "choice", "rationale": "So."}, seed=seed, **form)
+            assert score({**record, "answer_type": "choice"}, assistant) == 100.0
+
+    @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="*`"), min_size=1).filter(str.strip))
+    def test_whatever_a_short_answer_says(self, answer: str) -> None:
+        record = {"question": "Which?", "answer": answer}
+        assert score(record, turns_of(record)[1]) == 100.0
 
     @pytest.mark.parametrize("prompt", ["benchmark", "phrasing"])
     def test_by_each_benchmarks_metric(self, prompt: str) -> None:

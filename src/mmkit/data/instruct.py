@@ -104,7 +104,8 @@ class Instructor:
 
     def _stated(self, record: Record, answer: str) -> str:
         """The answer behind a closer, and behind the reasoning if that is wanted and there is any."""
-        direct = self._phrasings.closer(self.form.seed, record["id"]).replace("{answer}", answer)
+        closer = self._phrasings.closer(self.form.seed, record["id"])
+        direct = closer.replace("{answer}", " ".join(answer.split()))  # `eval` reads the closer's line and no further
         if not self.form.rationale:
             return direct
         rationale = (record.get("rationale") or "").strip()
