@@ -141,7 +141,8 @@ def compare(
     baseline where None) and count in ΔI_zero% only, all others in ΔI% and ΔE%. A benchmark with an overall score among
     the tasks counts once, by that; its parts count in its place where it is excluded. The baseline, too, has a summary:
     of several seeds it shows what training anew alone makes of ΔI% and ΔE%. A method is not compared with itself row by
-    row. `seed` is that of the bootstrap. The order of rows changes no figure.
+    row. `seed` is that of the bootstrap. The order of rows and of seeds changes no figure; two methods swapped have the
+    same p-values, and differences and intervals of the other sign.
 
     Raises UsageError for a task or a method that is not there and for a name that two methods have; DataError for a
     method that shares no task and metric with what it is compared with, and for rows that differ in unit or direction.
