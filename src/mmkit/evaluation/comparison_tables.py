@@ -37,7 +37,7 @@ def tables(comparison: Comparison) -> list[Table]:
     """What a person should see: with one method beside the baseline the details, with more of them a column each."""
     if len(comparison.methods) > 2:
         found = [by_method(comparison)]
-        notes = [f"{BEST} best of the line, {BETTER} better than the baseline"]
+        notes = [_legend(comparison)]
     else:
         found = [details(comparison), overall(comparison)]
         notes = _row_notes(comparison)
@@ -163,6 +163,12 @@ def _number(spread: Spread | None, decimals: int) -> str:
     if spread is None:
         return ""
     return f"{spread.mean:.{decimals}f}" + ("" if spread.sd is None else f" ± {spread.sd:.{decimals}f}")
+
+
+def _legend(comparison: Comparison) -> str:
+    baseline, other = comparison.methods[0].name, comparison.zero_baseline.name
+    zero_shot = f", on zero-shot tasks than {other}" if comparison.zero_shot and other != baseline else ""
+    return f"{BEST} best of the line, {BETTER} better than {baseline}{zero_shot}"
 
 
 def _row_notes(comparison: Comparison) -> list[str]:
