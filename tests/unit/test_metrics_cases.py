@@ -192,6 +192,7 @@ def test_multiple_choice_wants_a_gold_answer_among_the_options() -> None:
         ("The answer is B.", "lung", "lung", "lung"),
         ("Not (A), so (B) or (C): C", None, "left kidney", "left kidney"),  # the last one in brackets
         ("I think B or A it is", None, "liver", "liver"),  # the last one between blanks
+        ("(B) or (A)? Rather (B), I think", None, "lung", "lung"),  # where it stands last
         ("A lung is shown", None, "liver", "liver"),  # the article is an option to them
         ("lung", "lung", "lung", None),  # too short for MMMU: it asks for more than five words
         ("no organ but the lung is shown", None, "lung", "lung"),

@@ -27,7 +27,7 @@ def exact_match(record: Record, read: Callable[[str], str], normalise: Callable[
     if not reply.strip():
         return Score(0.0, None)
     parsed = normalise(read(reply))
-    return Score(100.0 if any(parsed == normalise(gold) for gold in gold_answers) else 0.0, parsed)
+    return Score(100.0 if parsed in map(normalise, gold_answers) else 0.0, parsed)
 
 
 def exact_answer(record: Record) -> Score:
