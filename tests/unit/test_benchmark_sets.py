@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stream_kit import json_values
 
 from mmkit import images
-from mmkit.errors import DataError
+from mmkit.errors import DataError, MmkitError
 from mmkit.records import check
 from mmkit.tasks import benchmarks
 from mmkit.tasks.benchmarks.rows import to_records, why_dropped
@@ -90,6 +93,22 @@ def test_images_of_the_fixture_are_there(name: str) -> None:
         for record in records(name, line["row"]) if "gives" in line else ():
             for image in record.get("images", ()):
                 images.load(image, FIXTURES / "images")
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+@given(data=st.data())
+@settings(max_examples=25)
+def test_a_hostile_column_is_refused_and_never_a_bug(name: str, data: st.DataObject) -> None:
+    row = data.draw(st.sampled_from([line["row"] for line in lines(name)]))
+    column = data.draw(st.sampled_from(sorted(row)))
+    try:
+        found = records(name, {**row, column: data.draw(json_values)})
+    except MmkitError as error:
+        assert str(error).startswith(f"{name}: ")
+    else:
+        for record in found:
+            check(record)
+            ask(record)
 
 
 def test_no_fixture_is_left_over() -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mmkit.errors import DataError
+from mmkit.errors import DataError, MmkitError
 from mmkit.records import Record
 from mmkit.tasks.benchmarks import Benchmark, TaskDefinition
 from mmkit.tasks.benchmarks.reshapes import Asked, ImageSize
@@ -24,7 +24,7 @@ def to_records(benchmark: Benchmark, row: RawRow, made_id: str, size_of: SizeOf)
 
     A record's id is the benchmark's name with the row's own id, else with `made_id`. `size_of` gives (width, height)
     in pixels of an image reference; it is asked only where a box is reshaped. Raises DataError, naming benchmark and
-    column, for a row that lacks what its task needs or holds it in another shape.
+    column, for a row that lacks what its task needs or holds it in another shape, and what `size_of` raises.
     """
     try:
         return [
@@ -32,8 +32,8 @@ def to_records(benchmark: Benchmark, row: RawRow, made_id: str, size_of: SizeOf)
             for part, place in _parts(benchmark, row)
             if (record := _record(benchmark, part, place, made_id, size_of))
         ]
-    except DataError as error:
-        raise DataError(f"{benchmark.name}: {error}") from None
+    except MmkitError as error:
+        raise type(error)(f"{benchmark.name}: {error}") from None
 
 
 def why_dropped(benchmark: Benchmark, row: RawRow) -> str:
