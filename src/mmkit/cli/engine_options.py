@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -137,6 +138,7 @@ class Model(OptionGroup):
         streams: Streams,
         inquiry_of: Callable[[str], Inquiry[Any]],
         *,
+        first: Stage | None = None,
         then: Stage | None = None,
         identity: Mapping[str, Any] | None = None,
         notes: Callable[[], list[str]] = list,
@@ -144,8 +146,9 @@ class Model(OptionGroup):
     ) -> None:
         """Put an inquiry about every row to the engine, or into a batch file, and write what comes of it.
 
-        `inquiry_of` makes it for a model of that name; `then` is a stage for the rows that were answered; the rest is
-        as in `Streams.run`.
+        `inquiry_of` makes it for a model of that name. `first` is a stage that makes the rows to ask about, `then` one
+        for the rows that were answered; the rest is as in `Streams.run`. Raises UsageError for a batch file where
+        there is a `first` stage.
         """
         from mmkit.cli import batch_options
         from mmkit.engines.exchange import ask
@@ -153,13 +156,18 @@ class Model(OptionGroup):
 
         batch_options.require_sense(self, streams)
         if self.to_batch is not None:
+            if first is not None:
+                raise UsageError(
+                    "--to-batch: make the tasks with mmkit convert --benchmark, then mmkit predict --to-batch"
+                )
             model = self._named_model()
             batch_options.write_requests(self.to_batch, streams, inquiry_of(model), model, identity)
             return
         with self.opened() as engine:
             asked = ask(engine, inquiry_of(engine.model))
+            stages = [stage for stage in (first, asked, then) if stage is not None]
             streams.run(
-                asked if then is None else chained(asked, then),
+                functools.reduce(chained, stages),
                 window=engine.window,
                 identity={**(identity or {}), "from_batch_digest": self._from_batch_digest},
                 notes=lambda: [*notes(), *self.notes()],

@@ -11,6 +11,7 @@ from mmkit.cli.options import ImageRoot, Seed, Streams
 from mmkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from mmkit.engines import Sampling
     from mmkit.streams.rows import Stage
 
 
@@ -60,6 +61,7 @@ def command(
     Example: mmkit eval predictions.jsonl > scores.jsonl
     """
     from mmkit.cli import tables
+    from mmkit.engines import Sampling
     from mmkit.evaluation import evaluate, scores
     from mmkit.evaluation.aggregate import Aggregate
     from mmkit.evaluation.scoring import Scorer
@@ -80,9 +82,9 @@ def command(
         else evaluate.collect(scorer, collected, list if on_terminal else rows)
     )
     if judge is not None:
-        _judged(streams, model, judge, judge_prompt, stage)
+        _judge(streams, model, judge, judge_prompt, stage)
     elif benchmark is not None:
-        raise NotImplementedError
+        _ask(streams, model, benchmark, split, Sampling(max_new_tokens=max_new_tokens, seed=seed), image_root, stage)
     else:
         streams.run(stage, resumable=False)
     if on_terminal:
@@ -97,11 +99,39 @@ def _list(output: str | None) -> None:
     tables.deliver(rows, benchmarks.listing(), output)
 
 
-def _judged(streams: Streams, model: Model, judge: str, prompt_file: str | None, stage: Stage) -> None:
+def _judge(streams: Streams, model: Model, judge: str, prompt_file: str | None, then: Stage) -> None:
     from mmkit.evaluation import judge as judges
 
     prompt = judges.load_prompt(judge, prompt_file)
-    model.answer(streams, lambda name: judges.judge(prompt, name), then=stage, resumable=False)
+    model.answer(streams, lambda name: judges.judge(prompt, name), then=then, resumable=False)
+
+
+def _ask(
+    streams: Streams,
+    model: Model,
+    name: str,
+    split: str | None,
+    sampling: Sampling,
+    image_root: str | None,
+    then: Stage,
+) -> None:
+    """Ask a benchmark's questions, made of its rows, and hand the answers to `then`."""
+    from mmkit.data import benchmark_sets
+    from mmkit.evaluation import judge, predict
+    from mmkit.tasks import benchmarks
+
+    definition = benchmarks.benchmark(name)
+    if judged := {task.metric for task in definition.tasks.values()} & judge.PROTOCOLS.keys():
+        raise UsageError(f"{name} is graded: convert --benchmark {name} | predict | eval --judge {judged.pop()}")
+    model.answer(
+        streams,
+        lambda model_name: predict.predict(model_name, sampling=sampling, image_root=image_root),
+        first=benchmark_sets.tasks_of(definition, image_root),
+        then=then,
+        kind="json",
+        inputs=benchmark_sets.inputs_of(definition, streams.inputs or (), split),
+        resumable=False,
+    )
 
 
 def _refuse_contradictions(
