@@ -94,7 +94,7 @@ class TestAnswersAreReadBack:
         ("pool", "answers"),
         [
             ("yes_no", ["yes", "No", "no."]),
-            ("short_answer", ["left lung", "U.S.", "3", "no snow", "{answer}", "Is it"]),
+            ("short_answer", ["left lung", "left\nlung", "U.S.", "3", "no snow", "{answer}", "Is it"]),
         ],
     )
     def test_of_an_open_or_closed_question(self, pool: str, answers: list[str], rationale: bool) -> None:

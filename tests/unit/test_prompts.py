@@ -64,6 +64,7 @@ def test_a_file_replaces_its_pools_and_no_others(tmp_path: Path) -> None:
         ({"closer": ["Answer: {answer}", "{answer}"]}, r"closer\[1\]: an answer could not be read back"),
         ({"closer": ["The answer is {answer}."]}, "could not be read back"),
         ({"closer": ["The answer is {answer} because I say so"]}, "could not be read back"),
+        ({"closer": ["If not this answer: no, the answer is {answer}"]}, "could not be read back"),
         ({"closer": ["The answer is clearly {answer}"]}, "could not be read back"),
         ({"closer": ["The answer is not hard: the answer is {answer}"]}, "could not be read back"),
     ],
