@@ -160,8 +160,15 @@ def test_closed_questions(prediction: str, strict: str | None, adamllm: str | No
         assert score("closed", prediction, "adamllm", answer=gold) == Score(100 if right else 0, adamllm)
 
 
-def test_a_closed_question_wants_yes_or_no_as_its_answer() -> None:
-    for metric in ("closed", "pope", "mme"):
+def test_a_closed_question_may_have_an_answer_of_another_kind() -> None:
+    assert score("closed", "Left.", answer="left") == Score(100, "left")
+    assert score("closed", "It is seen. The answer is: left", answer="left") == Score(100, "left")
+    assert score("closed", "left lung", answer="left") == Score(0, None)
+    assert score("closed", "The answer is yes. The answer is no.", answer="no") == Score(0, None)
+
+
+def test_pope_and_mme_want_yes_or_no_as_the_answer() -> None:
+    for metric in ("pope", "mme"):
         for gold in ({"answer": "lung"}, {"answers": ["yes", "no"]}):
             with pytest.raises(DataError, match="expected yes or no"):
                 score(metric, "yes", **gold)

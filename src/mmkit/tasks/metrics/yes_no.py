@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from mmkit.errors import DataError
-from mmkit.tasks.extraction import parse_yes_no, plain
+from mmkit.tasks.extraction import answer_span, parse_yes_no, plain
 from mmkit.tasks.metrics.fields import golds, prediction
 from mmkit.tasks.metrics.metric import Pooled, Record, Score
 from mmkit.tasks.metrics.vqa import vqa_form
@@ -22,11 +22,14 @@ Figure: TypeAlias = "Callable[[Sums], Sums]"
 def closed(record: Record) -> Score:
     """100 where the reply answers with the right one of yes and no, else 0.
 
-    Range 0 to 100 %. The reply is read by the strict rule of `extraction`; one that cannot be read is wrong. Raises
-    DataError where the gold answer is neither yes nor no.
+    Range 0 to 100 %. The reply is read by the strict rule of `extraction`; one that cannot be read is wrong. Closed
+    questions of medical sets have other answers too ("left"): such a one has to be all that the reply, or its
+    statement of an answer, says.
     """
-    word, gold = _read(record)
-    return Score(100.0 if word == gold else 0.0, word)
+    reply, gold_answers = prediction(record), [plain(gold) for gold in golds(record)]
+    word, text = parse_yes_no(reply), plain(answer_span(reply))
+    right = any((word if gold in ("yes", "no") else text) == gold for gold in gold_answers)
+    return Score(100.0 if right else 0.0, word or (text if right else None))
 
 
 def closed_adamllm(record: Record) -> Score:
@@ -45,7 +48,7 @@ def pope(record: Record) -> Score:
     """100 where the reply answers with the right one of yes and no, else 0; the task's value is an F1, see `POPE`.
 
     Range 0 to 100 %. An unparsed reply is wrong: a false negative where the gold answer is yes, a false positive where
-    it is no. The statistics are `POPE.names`. Raises as `closed`.
+    it is no. The statistics are `POPE.names`. Raises DataError where the gold answer is neither yes nor no.
     """
     word, gold = _read(record)
     right = word == gold
@@ -57,7 +60,7 @@ def mme(record: Record) -> Score:
     """200 where the reply answers with the right one of yes and no, else 0; the task's value needs images, see `MME`.
 
     Range 0 to 200 points: 100 for the question and 100 for the image, as if it were the image's only question. Raises
-    as `closed`.
+    as `pope`.
     """
     word, gold = _read(record)
     return Score(200.0 if word == gold else 0.0, word)
