@@ -72,6 +72,8 @@ def test_a_row_without_an_id_takes_the_one_that_is_made_for_it() -> None:
         ({"from": "a", "reshape": "yes-no"}, {"a": False}, "no"),
         ({"from": "a", "reshape": "yes-no"}, {"a": 1}, "yes"),
         ({"from": "a", "reshape": "yes-no"}, {"a": "No"}, "no"),
+        ({"from": "a", "reshape": "joined"}, {"a": ["one", "two"]}, "one\ntwo"),
+        ({"from": "a", "reshape": "joined"}, {"a": "one"}, "one"),
         ({"value": "always"}, {}, "always"),
         ({"from": "a", "drop": "!$", "map": {"1": "0"}, "reshape": "yes-no"}, {"a": "1!"}, "no"),
     ],
@@ -179,6 +181,11 @@ def test_a_place_outside_the_options_is_refused(reshape: str, gold: Any) -> None
 def test_a_text_becomes_a_list(reshape: str, value: Any, expected: list[str]) -> None:
     several = defined({"question": "q", "answers": {"from": "a", "reshape": reshape}})
     assert records(several, {"q": "What?", "a": value})[0]["answers"] == expected
+
+
+def test_an_empty_place_in_a_list_is_left_out_before_anything_is_done_to_it() -> None:
+    several = defined({"question": "q", "answers": {"from": "a", "labels": ["cat", "dog"]}})
+    assert records(several, {"q": "What?", "a": [1, None, 0]})[0]["answers"] == ["dog", "cat"]
 
 
 @pytest.mark.parametrize("value", ["no list", "{'a': 1}", "__import__('os')", "[" * 10_000, 7])

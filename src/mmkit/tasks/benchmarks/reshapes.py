@@ -119,6 +119,14 @@ def _pieces(value: Any, mark: str) -> list[str]:
     return [piece.strip() for piece in value.split(mark) if piece.strip()]
 
 
+def _joined(value: Any, asked: Asked) -> Any:
+    if not isinstance(value, list | tuple):
+        return value
+    if not all(isinstance(piece, str) for piece in value):
+        raise DataError(f"expected texts, got {_shown(value)}")
+    return "\n".join(value)
+
+
 def _box_xywh(value: Any, asked: Asked) -> str:
     x, y, width, height = _four(value)
     return _box(x, y, x + width, y + height, asked)
@@ -168,6 +176,7 @@ RESHAPES: Mapping[str, Reshape] = {
     "list": _written_list,
     "commas": _commas,
     "lines": _lines,
+    "joined": _joined,
     "box-xywh": _box_xywh,
     "box-xyxy": _box_xyxy,
 }
@@ -178,5 +187,6 @@ RESHAPES: Mapping[str, Reshape] = {
 - yes-no: true, 1, "Yes" → "yes"; false, 0, "No" → "no"
 - base64: an image's base64 text → its bytes
 - list: a list written as text; commas, lines: a text cut at its commas or line ends
+- joined: a list of texts → one text, a line each; a text stays
 - box-xywh, box-xyxy: a box in pixels → LLaVA's "[left, top, right, bottom]" in parts of width and height
 """

@@ -114,8 +114,7 @@ def _texts(source: Source, row: RawRow, asked: Asked) -> list[str | None]:
         return []
     if not isinstance(value, list | tuple):
         raise DataError(f"{source.shown}: expected a list, got a {type(value).__name__}")
-    texts = (None if is_empty(item) else as_text(item, source.shown) for item in value)
-    return [text or None for text in texts]
+    return [None if is_empty(item) else as_text(item, source.shown) for item in value]
 
 
 def _fits(task: TaskDefinition, row: RawRow) -> bool:
