@@ -31,6 +31,7 @@ def exact_match(record: Record, read: Callable[[str], str], normalise: Callable[
 
 
 def exact_answer(record: Record) -> Score:
+    """`exact_match` by the rule "strict"."""
     return exact_match(record, answer_span, plain)
 
 
