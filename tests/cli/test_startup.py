@@ -11,7 +11,21 @@ from cli_kit import ENVIRONMENT
 
 from mmkit.cli.main import COMMANDS
 
-HEAVY = ["torch", "transformers", "peft", "vllm", "datasets", "pyarrow", "numpy", "PIL", "pydantic", "httpx", "sklearn"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "peft",
+    "vllm",
+    "datasets",
+    "pyarrow",
+    "numpy",
+    "PIL",
+    "pydantic",
+    "httpx",
+    "sklearn",
+    "scipy",
+]
+HEAVY += ["nltk", "sacrebleu", "pycocoevalcap", "rouge_score", "rapidfuzz", "sentence_transformers"]
 SHOW = f"""
 import json, sys
 sys.argv[0] = "mmkit"
@@ -43,5 +57,11 @@ def test_data_stages_on_jsonl_import_nothing_heavy() -> None:
         ["split", "--take", "train"],
         ["filter", "--judge", "contains"],
         ["compose", "--stage", "tasks"],
+        ["instruct"],
     ):
         assert imported(*arguments, stdin=row) == [], arguments
+
+
+def test_scoring_right_and_wrong_imports_what_intervals_need_and_no_more() -> None:
+    row = b'{"id":"a","answer":"red","prediction":"red"}\n{"id":"b","answer":"red","prediction":"blue"}\n'
+    assert imported("eval", stdin=row) == ["numpy"]
