@@ -17,21 +17,20 @@ A definition, with every key that there is:
     unsupported = "…"                # why it cannot be run; with it only title, tables and hub are needed
     each = ["questions", "answers"]  # columns holding lists of one length; one record for each place in them
     overall = "mean"                 # of the tasks' values: "mean" or "sum"; a score row of the benchmark's own name
-
     fields = "name"                  # of another benchmark whose fields are these; or a table:
 
     [slake.fields]                   # record field = source
     id = "qid"
-    question = "question"            # a column; "a.b" goes into an object, "a[].b" into each of a list
+    question = "question"            # a column; "a.b" is in an object, "a[].b" in each of a list, "a[0].b" in one
     images = "images/{img_name}"     # a template: text with {column} in it
     choices = ["A", "B", "C", "D"]   # a list of sources; empty ones are left out
     answer = { from = "label", labels = ["cat", "dog"] }
 
     [slake.tasks.slake-open]         # one or more; a row belongs to the first task that fits it, else it is dropped
     where = { answer_type = "OPEN" }          # columns and the value, or one of the values, that they must have
+    matching = { question = "(?m)^A[.] " }    # columns and a regular expression that is found in their text
     present = ["image"]                       # columns that must hold something
     absent = ["image"]                        # columns that must be empty
-    matching = { question = "(?m)^A[.] " }    # columns and a regular expression that is found in their text
     answer_type = "short"
     metric = "token-recall"
     prompt = "{question}"            # see `prompts.fill`; left out: the question with context and choices
@@ -40,7 +39,8 @@ A source as a table: `from` (any source) or `value` (the value itself), then, in
 expression whose matches are taken out), `map` (value to value, as strings; others stay), `labels` (an integer to a
 name), `reshape` (one of `reshapes`, by name). All but some reshapes treat a list element by element. Null, nan, a blank
 text and an empty list hold nothing: such a field is left out, and a template with such a column gives nothing. Texts
-are stripped. A field that is none of the record's own (`category`, `image_id`) is carried as it is.
+are stripped. A field that is none of the record's own (`category`, `image_id`) is carried as it is. Where the set's
+own features name its class labels, a column holds the names, unless a source says what becomes of its numbers.
 
 What a task needs of a row: a question, unless its prompt does without; an answer; choices, among them the answer, if
 its answer type is "choice"; an image, if the definition has `images` and the task does not ask for its absence.
@@ -76,9 +76,9 @@ class TaskDefinition:
     metric: str
     prompt: str | None = None
     where: Mapping[str, Any] = field(default_factory=dict)
+    matching: Mapping[str, str] = field(default_factory=dict)
     present: Sequence[str] = ()
     absent: Sequence[str] = ()
-    matching: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

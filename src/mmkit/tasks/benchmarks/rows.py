@@ -15,7 +15,7 @@ from mmkit.tasks.prompts import COMMON_PROMPT
 
 SizeOf = Callable[[Mapping[str, Any]], ImageSize]
 
-_TEXT_FIELDS = ("question", "context", "caption", "answer", "rationale")
+_TEXT_FIELDS = ("id", "question", "context", "caption", "answer", "rationale")
 _LIST_FIELDS = ("choices", "answers")
 
 
@@ -41,9 +41,9 @@ def why_dropped(benchmark: Benchmark, row: RawRow) -> str:
     columns = dict.fromkeys(
         column
         for task in benchmark.tasks.values()
-        for column in (*task.where, *task.present, *task.absent, *task.matching)
+        for column in (*task.where, *task.matching, *task.present, *task.absent)
     )
-    if any(column.partition(".")[0].partition("[")[0] in benchmark.each for column in columns):
+    if benchmark.each or not columns:
         return f"belongs to no task of {benchmark.name}"
     held = ", ".join(f"{column}: {_shown(look_up(row, column))}" for column in columns)
     return f"belongs to no task of {benchmark.name} ({held})"
@@ -81,22 +81,16 @@ def _record(benchmark: Benchmark, row: RawRow, place: str, made_id: str, size_of
 
     places = _texts(sources["choices"], row, Asked(image_size=image_size)) if "choices" in sources else []
     asked = Asked(places, image_size)
-    own_id = sources["id"].read(row, asked) if "id" in sources else None
-    own_id = made_id if own_id is None else as_text(own_id, sources["id"].shown)
-    record: Record = {"id": f"{benchmark.name}-{own_id}{place}", "benchmark": benchmark.name, "task": task.name}
-    if images:
-        record["images"] = images
-    for name, source in sources.items():
-        if name in ("id", "images"):
-            continue
-        value = _field(name, source, row, asked)
-        if value is not None and value != []:
-            record[name] = value
+    own_id = _field("id", sources["id"], row, asked) if "id" in sources else None
+    record = {"id": f"{benchmark.name}-{own_id or made_id}{place}", "benchmark": benchmark.name, "task": task.name}
+    rest = {name: _field(name, source, row, asked) for name, source in sources.items() if name not in ("id", "images")}
+    record |= {name: value for name, value in {"images": images, **rest}.items() if not is_empty(value)}
     _require(benchmark, task, record)
     return record
 
 
 def _field(name: str, source: Source, row: RawRow, asked: Asked) -> Any:
+    """The value of a record's field, None or an empty list where the row holds nothing for it."""
     if name == "choices":
         return [choice for choice in asked.choices if choice is not None]
     if name in _LIST_FIELDS:
