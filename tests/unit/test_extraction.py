@@ -95,6 +95,13 @@ def test_an_option_is_never_guessed(reply: str) -> None:
     assert Options(ORGANS).parse(reply) is None
 
 
+def test_what_states_nothing_contradicts_nothing() -> None:
+    """A rationale may speak of the answer before the closer gives it."""
+    assert Options(ORGANS).parse("The answer is clear from the scan.\nIn short, the answer is: B") == 1
+    assert Options(ORGANS).parse("The answer is not A.\nThe answer is B.\nThe answer is C.") is None
+    assert parse_yes_no("The answer is clear from the scan. So the answer is: no") == "no"
+
+
 def test_options_that_differ_in_case_only_are_kept_apart() -> None:
     genotypes = Options(["FF", "Ff", "ff"])
     assert [genotypes.parse(reply) for reply in ("FF", "Ff", "ff", "fF")] == [0, 1, 2, None]

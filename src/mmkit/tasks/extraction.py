@@ -9,8 +9,8 @@ first span that looks like an answer of that type is taken:
 - number (`parse_number`): the first number; box (`parse_box`): the first bracketed group of four numbers;
 - text (`answer_span`): the whole reply.
 
-Of several statements the last one counts, but for choices, yes and no all have to agree. Anything else is not parsed;
-nothing is ever guessed. The cost is linear in the length of the reply.
+Of several statements the last one counts, but for choices, yes and no all that can be read have to agree. Anything
+else is not parsed; nothing is ever guessed. The cost is linear in the length of the reply.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Options:
         if index is None:
             bare = reply.translate(_EMPHASIS)
             stated = _stated(bare, self.find)
-            index = stated.pop() if len(stated) == 1 else None if stated else self._opening(bare)
+            index = _agreed(stated) if stated else self._opening(bare)
         if index is None and self.closed and (word := parse_yes_no(reply)):
             index = self._plain[word]
         return index
@@ -137,8 +137,8 @@ def parse_yes_no(reply: str) -> str | None:
 
     bare = reply.translate(_EMPHASIS).strip()
     stated = _stated(bare, read)
-    if stated and stated != {None}:
-        return stated.pop() if len(stated) == 1 else None
+    if stated - {None}:
+        return _agreed(stated)
     opening = read(bare)
     if opening is not None:
         return opening
@@ -180,6 +180,12 @@ def _as_float(found: re.Match[str] | None) -> float | None:
 def _stated(bare: str, read: Callable[[str], T | None]) -> set[T | None]:
     """What `read` makes of the answers that a reply without emphasis marks states, None among them."""
     return {_first_read(tail, read) for tail in _STATEMENT.split(bare)[1:]}
+
+
+def _agreed(stated: set[T | None]) -> T | None:
+    """The one answer that is stated. What states nothing ("the answer is clear from the scan") contradicts nothing."""
+    answers = stated - {None}
+    return answers.pop() if len(answers) == 1 else None
 
 
 def _first_read(tail: str, read: Callable[[str], T | None]) -> T | None:
