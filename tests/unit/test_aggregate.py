@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,23 @@ def test_an_overall_score_comes_with_its_interval_once_all_tasks_are_there() -> 
     # All of a's images are right, so that what moves is b alone.
     assert overall.ci95 == pytest.approx((200 + half.ci95[0], 200 + half.ci95[1]), abs=25)
     assert [row.task for row in collected(part("two-a", 20)).rows()] == ["two-a"]
+
+
+def test_a_pooled_overall_score_is_that_of_all_rows_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aggregates, "benchmark", lambda name: replace(TWO_TASKS, overall="pooled"))
+    pairs = [("yes", "yes")] * 5 + [("no", "yes")] * 3 + [("no", "no")] * 4
+
+    def records(**more: str) -> list[dict[str, Any]]:
+        return [pope(*pair, i, f"{i % 5}.png") | {"id": f"{i % 6}"} | more for i, pair in enumerate(pairs)]
+
+    halves = [
+        record | {"benchmark": "two", "task": "two-a" if i < 6 else "two-b"} for i, record in enumerate(records())
+    ]
+    (whole,) = [row for row in collected(halves).rows() if row.task == "two"]
+    (one,) = collected([record | {"id": str(i)} for i, record in enumerate(records())]).rows()
+    assert whole.rule == "strict, pooled over 2 tasks"
+    assert (whole.value, whole.n, whole.details, whole.unparsed) == (one.value, one.n, one.details, one.unparsed)
+    assert whole.samples is not None and len(set(whole.samples.ids)) == 12
 
 
 @pytest.mark.usefixtures("two_tasks")

@@ -86,33 +86,7 @@ class Aggregate:
 
     def _row(self, key: Key, seed: int) -> ScoreRow:
         task, name, rule, model = key
-        metric, group = METRICS[name], self._groups[key]
-        samples = group.samples()
-        interval_seed = _interval_seed(seed, task, name, rule)
-        details = None
-        if metric.pooled is None:
-            value = math.fsum(samples.values) / len(samples.values)
-            ci95 = mean_interval(samples.values, metric.range, clusters=samples.clusters, seed=interval_seed)
-        else:
-            sums = cluster_statistics(name, samples)
-            total = sums.sum(axis=0)
-            value = float(metric.pooled.value(total))
-            ci95 = pooled_interval(sums, metric.pooled.value, metric.range, seed=interval_seed)
-            details = {each: float(figure(total)) for each, figure in metric.pooled.details.items()} or None
-        return ScoreRow(
-            task=task,
-            metric=name,
-            value=value,
-            rule=rule,
-            unit=metric.unit,
-            higher_is_better=metric.higher_is_better,
-            n=len(samples.ids),
-            ci95=ci95,
-            unparsed=group.unparsed,
-            model=model,
-            details=details,
-            samples=samples,
-        )
+        return _score_row(task, METRICS[name], rule, model, self._groups[key], seed)
 
     def _overall_rows(self, keys: Sequence[Key], seed: int) -> Iterator[ScoreRow]:
         """The overall scores of benchmarks of which every task is there."""
@@ -124,8 +98,42 @@ class Aggregate:
                 parts.setdefault((name, metric, rule, model), {})[task] = self._groups[key]
         for (name, metric, rule, model), groups in parts.items():
             definition = benchmark(name)
-            if groups.keys() == definition.tasks.keys():
+            if groups.keys() != definition.tasks.keys():
+                continue
+            if definition.overall == "pooled":
+                rule = f"{rule}, pooled over {len(groups)} tasks"
+                yield _score_row(name, METRICS[metric], rule, model, _merged(groups), seed)
+            else:
                 yield _overall_row(definition, METRICS[metric], rule, model, list(groups.values()), seed)
+
+
+def _score_row(task: str, metric: Metric, rule: str, model: str | None, group: _Group, seed: int) -> ScoreRow:
+    samples = group.samples()
+    interval_seed = _interval_seed(seed, task, metric.name, rule)
+    details = None
+    if metric.pooled is None:
+        value = math.fsum(samples.values) / len(samples.values)
+        ci95 = mean_interval(samples.values, metric.range, clusters=samples.clusters, seed=interval_seed)
+    else:
+        sums = cluster_statistics(metric.name, samples)
+        total = sums.sum(axis=0)
+        value = float(metric.pooled.value(total))
+        ci95 = pooled_interval(sums, metric.pooled.value, metric.range, seed=interval_seed)
+        details = {each: float(figure(total)) for each, figure in metric.pooled.details.items()} or None
+    return ScoreRow(
+        task=task,
+        metric=metric.name,
+        value=value,
+        rule=rule,
+        unit=metric.unit,
+        higher_is_better=metric.higher_is_better,
+        n=len(samples.ids),
+        ci95=ci95,
+        unparsed=group.unparsed,
+        model=model,
+        details=details,
+        samples=samples,
+    )
 
 
 def _overall_row(
@@ -162,6 +170,18 @@ def _overall_row(
         unparsed=sum(group.unparsed for group in groups),
         model=model,
     )
+
+
+def _merged(groups: Mapping[str, _Group]) -> _Group:
+    """All rows of several tasks as those of one; ids are told apart by the task."""
+    merged = _Group()
+    for task, group in groups.items():
+        merged.ids += [f"{task}/{id}" for id in group.ids]
+        merged.values += group.values
+        merged.images += group.images
+        merged.statistics += group.statistics
+        merged.unparsed += group.unparsed
+    return merged
 
 
 def _by_image(metric: str, group: _Group) -> dict[str, NDArray[np.float64]]:

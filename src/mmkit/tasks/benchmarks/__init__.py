@@ -16,7 +16,8 @@ A definition, with every key that there is:
     notes = "…"                      # what a user has to know (files to fetch, gated, changed since)
     unsupported = "…"                # why it cannot be run; with it only title, tables and hub are needed
     each = ["questions", "answers"]  # columns holding lists of one length; one record for each place in them
-    overall = "mean"                 # of the tasks' values: "mean" or "sum"; a score row of the benchmark's own name
+    overall = "mean"                 # or "sum" of the tasks' values, or "pooled": all rows as those of one task;
+                                     # a score row of the benchmark's own name
     fields = "name"                  # of another benchmark whose fields are these; or a table:
 
     [slake.fields]                   # record field = source
@@ -95,7 +96,7 @@ class Benchmark:
     notes: str | None = None
     unsupported: str | None = None
     each: Sequence[str] = ()
-    overall: Literal["mean", "sum"] | None = None
+    overall: Literal["mean", "sum", "pooled"] | None = None
     fields: Mapping[str, Source] = field(default_factory=dict)
     tasks: Mapping[str, TaskDefinition] = field(default_factory=dict)
 
@@ -244,5 +245,5 @@ def _require_whole(found: Benchmark) -> None:
         raise ValueError("fields: neither answer nor answers")
     if found.split not in found.splits:
         raise ValueError(f"split: {found.split!r} is none of the splits {list(found.splits)}")
-    if found.overall not in (None, "mean", "sum"):
+    if found.overall not in (None, "mean", "sum", "pooled"):
         raise ValueError(f"overall: expected mean or sum, got {found.overall!r}")
