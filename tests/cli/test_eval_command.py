@@ -72,6 +72,18 @@ def test_a_judge_grades_through_an_engine(mmkit: Mmkit, tmp_path: Path, predicti
     assert row["value"] == 100 and row["rule"].startswith("judge: replay, prompt ")
 
 
+@pytest.mark.parametrize("last", ['{"id": "2"', '{"id": "2", "prediction": "x"}', '{"id": "2", "question": "?"}'])
+def test_no_figure_comes_out_of_a_strict_run_that_a_last_bad_row_ends(mmkit: Mmkit, tmp_path: Path, last: str) -> None:
+    grades = write(tmp_path / "grades.jsonl", [{"id": "1", "text": "1.0"}, {"id": "2", "text": "1.0"}])
+    asked = ["eval", str(tmp_path / "bad.jsonl"), "--judge", "mm-vet", "--engine", "replay", "--answers", grades]
+    (tmp_path / "bad.jsonl").write_text(json.dumps(ROWS[0]) + "\n" + last + "\n")
+    done = mmkit(*asked)
+    assert done.code == 65 and "bad.jsonl:2: " in done.err and not done.out
+    told = mmkit(*asked, "--rejects", str(tmp_path / "r.jsonl"))
+    assert [row["n"] for row in told.rows()] == [1]
+    assert "2 rows in, 1 kept, 0 dropped, 1 rejected" in told.err
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -17,7 +17,7 @@ from mmkit.evaluation.aggregate import Aggregate
 from mmkit.evaluation.evaluate import collect, per_sample
 from mmkit.evaluation.scores import Sample, ScoreRow
 from mmkit.evaluation.scoring import Scorer, score_all
-from mmkit.streams import Kept, Rejected, Row, Used
+from mmkit.streams import Kept, Rejected, Result, Row, Used
 from mmkit.tasks.benchmarks import Benchmark, TaskDefinition
 
 
@@ -201,7 +201,7 @@ def test_a_bad_row_anywhere_costs_itself_alone(where: int) -> None:
     found = Aggregate()
     outcomes = list(collect(Scorer(), found, found.rows)(iter(rows_of(records))))
     kinds = [type(outcome) for outcome in outcomes]
-    assert kinds == [Rejected if i == where else Used for i in range(3)] + [Kept]
+    assert kinds == [Rejected if i == where else Used for i in range(3)] + [Result]
     (row,) = found.rows()
     assert (row.value, row.n) == (50, 2)
 

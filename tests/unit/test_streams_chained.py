@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmkit.errors import DataError
-from mmkit.streams import Dropped, Kept, Outcome, Rejected, Row, each
+from mmkit.streams import Dropped, Kept, Outcome, Rejected, Result, Row, Used, each
 from mmkit.streams.rows import chained, position_of
 
 FATES = ("keep", "twice", "drop", "reject")
@@ -31,6 +31,17 @@ def read_ahead(rows: Iterator[Row], window: int) -> Iterator[Outcome]:
         if len(waiting) == window:
             yield from answer(waiting)
     yield from answer(waiting)
+
+
+def test_a_result_comes_after_everything_that_either_stage_settled() -> None:
+    def count(rows: Iterator[Row]) -> Iterator[Outcome]:
+        kept = list(rows)
+        yield from map(Used, kept)
+        yield Result(kept[-1].replaced({"n": len(kept)}))
+
+    rows = [Row({"id": str(i), "first": fate}, i, "f", i + 1) for i, fate in enumerate(["keep", "drop", "reject"])]
+    outcomes = list(chained(each(first), count)(iter(rows)))
+    assert [type(outcome) for outcome in outcomes] == [Used, Dropped, Rejected, Result]
 
 
 def answer(waiting: list[Row]) -> Iterator[Outcome]:

@@ -8,7 +8,7 @@ from mmkit.errors import MmkitError
 from mmkit.evaluation.aggregate import Aggregate
 from mmkit.evaluation.scores import Sample, ScoreRow
 from mmkit.evaluation.scoring import Scorer
-from mmkit.streams import Kept, Outcome, Rejected, Row, Used
+from mmkit.streams import Kept, Outcome, Rejected, Result, Row, Used
 from mmkit.streams.rows import Stage
 
 
@@ -29,7 +29,7 @@ def collect(scorer: Scorer, collected: Aggregate, rows_of: Callable[[], Iterable
             collected.add(waiting)
         if last is not None:
             for score in rows_of():
-                yield Kept(last.replaced(score.to_wire()))
+                yield Result(last.replaced(score.to_wire()))
 
     return stage
 

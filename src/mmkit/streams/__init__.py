@@ -3,7 +3,7 @@
 `run` is what a command calls: it reads rows, hands them to a stage, and writes what comes back.
 """
 
-from mmkit.streams.rows import Dropped, Kept, Outcome, Rejected, Row, Used, each
+from mmkit.streams.rows import Dropped, Kept, Outcome, Rejected, Result, Row, Used, each
 from mmkit.streams.run import StreamOptions, Summary, run
 from mmkit.streams.sources import NamedRows, read, read_records, read_rows
 
@@ -13,6 +13,7 @@ __all__ = [
     "NamedRows",
     "Outcome",
     "Rejected",
+    "Result",
     "Row",
     "StreamOptions",
     "Summary",

@@ -61,6 +61,13 @@ class Used:
 
 
 @dataclass(slots=True)
+class Result:
+    """A row of what all rows gave together. It comes after every input row was answered for, and belongs to none."""
+
+    row: Row
+
+
+@dataclass(slots=True)
 class Dropped:
     """A row that the command decided against."""
 
@@ -85,7 +92,7 @@ class Rejected:
         return cls(row.position, row.source, row.line, row.record, error, row.crc)
 
 
-Outcome = Kept | Used | Dropped | Rejected
+Outcome = Kept | Used | Result | Dropped | Rejected
 Stage = Callable[[Iterator[Row]], Iterator[Outcome]]
 
 
@@ -124,7 +131,10 @@ def each(function: Callable[[Row], Row | Iterable[Row] | Dropped]) -> Each:
 
 
 def chained(first: Stage, second: Stage) -> Stage:
-    """The stage that hands what `first` keeps to `second`; what `first` drops or rejects comes out in its place."""
+    """The stage that hands what `first` keeps to `second`; what `first` drops or rejects comes out in its place.
+
+    `first` has no results.
+    """
 
     def stage(rows: Iterator[Row]) -> Iterator[Outcome]:
         settled: deque[Outcome] = deque()  # by `first`, before their turn has come
@@ -137,7 +147,7 @@ def chained(first: Stage, second: Stage) -> Stage:
                     settled.append(outcome)
 
         for outcome in second(kept()):
-            while settled and position_of(settled[0]) < position_of(outcome):
+            while settled and (isinstance(outcome, Result) or position_of(settled[0]) < position_of(outcome)):
                 yield settled.popleft()
             yield outcome
         yield from settled

@@ -19,7 +19,7 @@ from mmkit.errors import DataError, LimitError, MmkitError, UsageError
 from mmkit.records import Record
 from mmkit.streams import sinks
 from mmkit.streams.journal import BackgroundSync, Checkpoint, Journal
-from mmkit.streams.rows import Check, Dropped, Each, Kept, Outcome, Rejected, Row, Stage
+from mmkit.streams.rows import Check, Dropped, Each, Kept, Rejected, Result, Row, Stage, Used
 from mmkit.streams.sources import Format, NamedRows, format_of, read
 
 _CHECKPOINT_EVERY_S = 0.5
@@ -214,7 +214,14 @@ class _Run:
     def _stream(self, stage: Stage) -> None:
         """Rows through a stage that may have many under way; every one of them must be answered for, in order."""
         for outcome in stage(self._rows()):
-            self._take(outcome)
+            if isinstance(outcome, Result):
+                self._finish_rows()  # a last row that is bad ends a strict run before a figure without it comes out
+                self._keep(outcome.row, False)
+            else:
+                self._take(outcome)
+        self._finish_rows()
+
+    def _finish_rows(self) -> None:
         if self._handed:
             raise RuntimeError(f"{self._command}: {len(self._handed)} rows are not accounted for")
         self._settle_unread()
@@ -264,7 +271,7 @@ class _Run:
             raise RuntimeError(f"{self._command}: the stage answered for row {position}, not for {expected}")
         self._last_settled = position
 
-    def _take(self, outcome: Outcome) -> None:
+    def _take(self, outcome: Kept | Used | Dropped | Rejected) -> None:
         if isinstance(outcome, Rejected):
             if outcome.position != self._last_settled:
                 self._answered(outcome.position)
