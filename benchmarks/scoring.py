@@ -16,9 +16,10 @@ from typing import Any
 
 import orjson
 from data import sentence
-from measure import HEAD, compare
+from measure import HEAD, compare, cost
 
 DATA = Path(os.environ.get("MMKIT_BENCH_DATA", Path(tempfile.gettempdir(), "mmkit-bench")))
+SHORT, LONG = "answers.jsonl", "captions.jsonl"
 NUM_ANSWERS, NUM_CAPTIONS, NUM_REFERENCES = 100_000, 10_000, 5
 _LINEAGE = {"op": "predict", "version": "0.1.0", "model": "tuned", "params": "00c0ffee00c0ffee"}
 
@@ -51,11 +52,10 @@ def captions(draw: random.Random) -> list[dict[str, Any]]:
     ]
 
 
-def written(name: str, records: list[dict[str, Any]]) -> str:
-    DATA.mkdir(parents=True, exist_ok=True)
-    path = DATA / name
-    path.write_bytes(b"".join(orjson.dumps(record) + b"\n" for record in records))
-    return str(path)
+def write(directory: str) -> None:
+    draw = random.Random(0)
+    for path, records in ((SHORT, answers(draw)), (LONG, captions(draw))):
+        Path(directory, path).write_bytes(b"".join(orjson.dumps(record) + b"\n" for record in records))
 
 
 def read(path: str) -> None:
@@ -88,8 +88,9 @@ def cider(path: str) -> None:
 
 
 def main() -> None:
-    draw = random.Random(0)
-    short, long = written("answers.jsonl", answers(draw)), written("captions.jsonl", captions(draw))
+    DATA.mkdir(parents=True, exist_ok=True)
+    cost([__file__, "write", str(DATA)])  # in a process of its own: a child's peak memory begins with its parent's
+    short, long = str(DATA / SHORT), str(DATA / LONG)
     print(f"\n## Scores: {NUM_ANSWERS:,} short answers, {NUM_CAPTIONS:,} captions\n\n{HEAD}")
     exact = ["-m", "mmkit", "eval", short]
     compare("eval, em, against mmkit's reading alone", exact, [__file__, "read", short], 3.0)
@@ -100,6 +101,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        {"read": read, "loop": loop, "cider": cider}[sys.argv[1]](sys.argv[2])
+        {"write": write, "read": read, "loop": loop, "cider": cider}[sys.argv[1]](sys.argv[2])
     else:
         main()
