@@ -120,3 +120,47 @@ def test_a_damaged_file_is_an_error_of_ours_or_an_image(fmt: str) -> None:
 
 def test_blank_is_black() -> None:
     assert images.blank((3, 2)).rgb().getcolors() == [(6, (0, 0, 0))]
+
+
+def late_exif(png: bytes, orientation: int) -> bytes:
+    """The PNG with its EXIF chunk behind the pixels, where the format also allows it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    body = exif.tobytes().removeprefix(b"Exif\x00\x00")
+    chunk = struct.pack(">I", len(body)) + b"eXIf" + body + struct.pack(">I", zlib.crc32(b"eXIf" + body))
+    return png[:-12] + chunk + png[-12:]
+
+
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "late PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_is_that_of_the_decoded_image(fmt: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"exif": exif} if fmt in ("JPEG", "PNG", "WEBP", "TIFF") else {}
+    data = late_exif(encoded(), orientation) if fmt == "late PNG" else encoded(fmt, **options)
+    assert images.size_of({"bytes": data}) == images.load({"bytes": data}).rgb().size
+    turned = orientation > 4 and fmt not in ("GIF", "BMP", "PPM")
+    assert images.size_of({"bytes": data}) == ((10, 20) if turned else (20, 10))
+
+
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG"])
+def test_the_size_is_read_from_the_header_alone(fmt: str, tmp_path: Path) -> None:
+    noise = Image.effect_noise((300, 200), 80).convert("RGB")
+    noise.save(tmp_path / "whole", fmt)
+    (tmp_path / "torn").write_bytes((tmp_path / "whole").read_bytes()[:2000])
+    assert images.size_of({"path": "torn"}, tmp_path) == (300, 200)
+    with pytest.raises(DataError, match="broken"):
+        images.load({"path": "torn"}, tmp_path)
+
+
+def test_what_has_no_size_is_refused_as_by_load(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "bomb.png").write_bytes(bomb())
+    for name in ("empty.png", "text.png", "bomb.png", "gone.png", "."):
+        said = []
+        for read in (images.load, images.size_of):
+            with pytest.raises((DataError, MissingInputError)) as refused:
+                read({"path": name}, tmp_path)
+            said.append((refused.type, str(refused.value)))
+        assert said[0] == said[1]

@@ -9,7 +9,7 @@ tokenised with these switched off.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -117,13 +117,25 @@ class Chat:
         """
         pieces, texts = self._layout(messages, len(images), open_turn)
         image_inputs, replacements = self._process_images(images)
-        stretches = [Stretch.of(piece, texts, replacements) for piece in pieces]
-        ids, cover = self._tokenise(stretches)
-        in_loss = [any(stretch.in_loss for stretch in stretches[first:last]) for first, last in cover]
-        if open_turn is None and not any(in_loss):
-            raise DataError("no turn of this conversation is learned: it has no assistant turn that is trained")
-        is_image = [any(stretch.kind == "image" for stretch in stretches[first:last]) for first, last in cover]
-        return Encoded(ids, in_loss, is_image, image_inputs)
+        encoded = self._encoded(pieces, texts, replacements)
+        if open_turn is None:
+            _require_loss(encoded)
+        return replace(encoded, image_inputs=image_inputs)
+
+    def encode_replaced(self, messages: Sequence[Mapping[str, Any]], replacements: Sequence[str]) -> Encoded:
+        """The tokens of a whole conversation for training, with `replacements` in the places of its images, which are
+        not needed then. `image_inputs` is empty. Errors as in `encode`."""
+        pieces, texts = self._layout(messages, len(replacements), None)
+        encoded = self._encoded(pieces, texts, replacements)
+        _require_loss(encoded)
+        return encoded
+
+    def replacements(self, images: Sequence[LoadedImage | Image]) -> list[str]:
+        """What stands in the text for each of these images, by the family's processor, which works through their
+        pixels. Raises DataError where it refuses one or the model is a text model."""
+        if self.processor is None:
+            raise DataError(f"{self.name} is a text model and takes no images")
+        return self._process_images(images)[1]
 
     def encode_unexpanded(
         self, messages: Sequence[Mapping[str, Any]], num_images: int, *, open_turn: str
@@ -148,6 +160,14 @@ class Chat:
         ends = self.end_of_text_ids
         end_of_text = self.tokenizer.convert_ids_to_tokens(ends[0]) if ends else None
         return self._template.layout(shape, open_turn, end_of_text, turns_end=self.end_of_turn_id is not None), texts
+
+    def _encoded(self, pieces: Sequence[Piece], texts: Sequence[str], replacements: Sequence[str]) -> Encoded:
+        """The tokens of a conversation that is laid out, without image inputs."""
+        stretches = [Stretch.of(piece, texts, replacements) for piece in pieces]
+        ids, cover = self._tokenise(stretches)
+        in_loss = [any(stretch.in_loss for stretch in stretches[first:last]) for first, last in cover]
+        is_image = [any(stretch.kind == "image" for stretch in stretches[first:last]) for first, last in cover]
+        return Encoded(ids, in_loss, is_image, {})
 
     def _tokenise(self, stretches: Sequence[Stretch]) -> tuple[list[int], list[tuple[int, int]]]:
         bos = self.tokenizer.bos_token
@@ -237,6 +257,11 @@ class Chat:
         replaced = made.get("text_replacement_offsets")
         inputs = {key: value for key, value in made.items() if key not in _TEXT_KEYS and key != "cross_attention_mask"}
         return inputs, [one["replacement"] for one in replaced[0]] if replaced else [self.image_token] * len(images)
+
+
+def _require_loss(encoded: Encoded) -> None:
+    if not any(encoded.in_loss):
+        raise DataError("no turn of this conversation is learned: it has no assistant turn that is trained")
 
 
 def _read(messages: Sequence[Mapping[str, Any]], *, training: bool) -> tuple[tuple[Turn, ...], list[str]]:
