@@ -64,13 +64,19 @@ FIGURES = (
         (["ew.jsonl", "--exclude", "vqq"], 2, "--exclude vqq: no such task in the scores; there are: vqa, ocr, chat"),
         (["ew.jsonl", "--zero-baseline", "xl"], 2, "--zero-baseline xl: no method of that name; there are: stl, ew"),
         (["text.jsonl"], 65, "text.jsonl:1: neither a score row nor a record with its score"),
-        (["other.jsonl"], 65, "other has no task and metric in common with stl"),
+        (
+            ["other.jsonl"],
+            65,
+            "other has no task and metric in common with stl\nother: speech score\nstl: vqa score, ocr score, chat score\n",
+        ),
+        (["huge.jsonl"], 65, "huge.jsonl:1: value: expected a number between -1e50 and 1e50"),
         (["gone.jsonl"], 66, "gone.jsonl: no such file"),
     ],
 )
 def test_mistakes_are_told(mmkit: Mmkit, write: Write, arguments: list[str], code: int, message: str) -> None:
     write("text.jsonl", [{"id": "1", "prediction": "a"}])
     write("other.jsonl", scores(speech=1))
+    write("huge.jsonl", scores(vqa=1e308))
     done = mmkit("compare", "--baseline", "stl.jsonl", *arguments)
     assert (done.code, done.out) == (code, b"")
     assert done.err.startswith(f"mmkit compare: {message}")

@@ -35,6 +35,24 @@ def test_a_rule_that_the_metric_has_not(mmkit: Mmkit, predictions: str) -> None:
     assert done.code == 2 and "metric em has no rule 'adamllm'; it has: strict" in done.err
 
 
+@pytest.mark.parametrize("options", [[], ["--metric", "em"], ["--judge", "mm-vet", "--model", "gone"]])
+def test_a_rule_by_which_no_row_could_be_scored_is_refused_before_any_is(
+    mmkit: Mmkit, predictions: str, tmp_path: Path, options: list[str]
+) -> None:
+    rejects = tmp_path / "r.jsonl"
+    done = mmkit("eval", predictions, *options, "--rule", "strikt", "--rejects", str(rejects))
+    assert done.code == 2 and "'strikt'; " in done.err and not rejects.exists()
+
+
+def test_ids_that_come_again_are_told(mmkit: Mmkit, predictions: str, tmp_path: Path) -> None:
+    """Two models' files scored as one would be, where nothing says who answered."""
+    assert (
+        "; 2 ids come more than once, such as '1'\n"
+        in mmkit("eval", predictions, write(tmp_path / "again.jsonl", ROWS)).err
+    )
+    assert "more than once" not in mmkit("eval", predictions).err
+
+
 def test_per_sample_says_what_was_understood(mmkit: Mmkit, predictions: str) -> None:
     done = mmkit("eval", predictions, "--per-sample")
     assert [(row["parsed"], row["score"]) for row in done.rows()] == [("3", 100.0), ("four", 0.0)]

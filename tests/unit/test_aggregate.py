@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from mmkit.errors import UsageError
-from mmkit.evaluation import aggregate as aggregates
 from mmkit.evaluation.aggregate import Aggregate
 from mmkit.evaluation.evaluate import collect, per_sample
 from mmkit.evaluation.scores import Sample, ScoreRow
 from mmkit.evaluation.scoring import Scorer, score_all
 from mmkit.streams import Kept, Rejected, Result, Row, Used
+from mmkit.tasks import benchmarks
 from mmkit.tasks.benchmarks import Benchmark, TaskDefinition
 
 
@@ -97,7 +97,7 @@ TWO_TASKS = Benchmark(
 
 @pytest.fixture
 def two_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aggregates, "benchmark", lambda name: {"two": TWO_TASKS}[name])
+    monkeypatch.setattr(benchmarks, "_definitions", lambda: {"two": TWO_TASKS})
 
 
 @pytest.mark.usefixtures("two_tasks")
@@ -119,7 +119,7 @@ def test_an_overall_score_comes_with_its_interval_once_all_tasks_are_there() -> 
 
 
 def test_a_pooled_overall_score_is_that_of_all_rows_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aggregates, "benchmark", lambda name: replace(TWO_TASKS, overall="pooled"))
+    monkeypatch.setattr(benchmarks, "_definitions", lambda: {"two": replace(TWO_TASKS, overall="pooled")})
     pairs = [("yes", "yes")] * 5 + [("no", "yes")] * 3 + [("no", "no")] * 4
 
     def records(**more: str) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmkit.errors import DataError, UsageError
-from mmkit.evaluation.intervals import mean_interval, wilson
 from mmkit.evaluation.aggregate import Aggregate
+from mmkit.evaluation.intervals import mean_interval, wilson
 from mmkit.evaluation.scores import Sample, ScoreRow, table
 from mmkit.evaluation.scoring import Scorer, score_all
 
@@ -108,6 +108,10 @@ def test_records_and_options_that_do_not_fit() -> None:
         score_record({"prediction": "x", "answer": "x"})
     with pytest.raises(DataError, match="task: expected str"):
         score_record(record(1, True, task=3))
+    with pytest.raises(DataError, match="benchmark: unknown benchmark 'salke'; mmkit eval --list"):
+        score_record(record(1, True, benchmark="salke"), rule="raw", metric="em")
+    with pytest.raises(DataError, match="images: missing; mme counts"):
+        score_record({"id": "1", "metric": "mme", "prediction": "yes", "answer": "yes"})
     with pytest.raises(UsageError, match="no rule"):
         score_record(record(1, True), rule="adamllm")
 
@@ -205,6 +209,9 @@ def test_intervals_cover_the_planted_mean(levels: list[float], images_shared: in
         ({"value": "80"}, "value"),
         ({"value": math.nan}, "value"),
         ({"value": True}, "value"),
+        ({"value": -1e308}, "value: expected a number between -1e50 and 1e50"),
+        ({"samples": {"ids": ["a"], "values": [1e200]}}, "samples.values: expected a number between"),
+        ({"ci95": [9, 1]}, "ci95: expected the lower bound first"),
         ({"ci95": [1]}, "ci95"),
         ({"ci95": [1, None]}, r"ci95\[1\]"),
         ({"n": "3"}, "n: expected int"),
@@ -217,6 +224,11 @@ def test_intervals_cover_the_planted_mean(levels: list[float], images_shared: in
 def test_broken_score_rows_name_the_field(broken: dict[str, Any], word: str) -> None:
     with pytest.raises(DataError, match=word):
         ScoreRow.from_wire({"task": "t", "metric": "em", "value": 80, **broken})
+
+
+def test_a_number_too_small_to_divide_by_is_read_as_0() -> None:
+    """CIDEr's penalty for length makes such ones: e^-136 for one word against a hundred."""
+    assert [ScoreRow.from_wire({"task": "t", "metric": "cider", "value": v}).value for v in (1e-59, 1e-9)] == [0, 1e-9]
 
 
 def test_a_row_typed_in_from_a_paper_is_a_score_row() -> None:

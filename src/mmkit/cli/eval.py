@@ -11,6 +11,8 @@ from mmkit.cli.options import ImageRoot, Seed, Streams
 from mmkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mmkit.engines import Sampling
     from mmkit.streams.rows import Stage
 
@@ -82,11 +84,11 @@ def command(
         else evaluate.collect(scorer, collected, list if on_terminal else rows)
     )
     if judge is not None:
-        _judge(streams, model, judge, judge_prompt, stage)
+        _judge(streams, model, judge, judge_prompt, stage, collected.notes)
     elif benchmark is not None:
         _ask(streams, model, benchmark, split, Sampling(max_new_tokens=max_new_tokens, seed=seed), image_root, stage)
     else:
-        streams.run(stage, resumable=False)
+        streams.run(stage, resumable=False, notes=collected.notes)
     if on_terminal:
         tables.show(scores.table(rows()))
 
@@ -99,11 +101,13 @@ def _list(output: str | None) -> None:
     tables.deliver(rows, benchmarks.listing(), output)
 
 
-def _judge(streams: Streams, model: Model, judge: str, prompt_file: str | None, then: Stage) -> None:
+def _judge(
+    streams: Streams, model: Model, judge: str, prompt_file: str | None, then: Stage, notes: Callable[[], list[str]]
+) -> None:
     from mmkit.evaluation import judge as judges
 
     prompt = judges.load_prompt(judge, prompt_file)
-    model.answer(streams, lambda name: judges.judge(prompt, name), then=then, resumable=False)
+    model.answer(streams, lambda name: judges.judge(prompt, name), then=then, notes=notes, resumable=False)
 
 
 def _ask(

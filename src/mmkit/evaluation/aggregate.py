@@ -57,7 +57,7 @@ class Aggregate:
         self._benchmarks: dict[str, str] = {}  # of the tasks
 
     def add(self, sample: Sample) -> None:
-        """Take one sample in. Raises DataError where the metric is one of images and the sample has none."""
+        """Take one sample in."""
         key = (sample.task, sample.metric, sample.rule, sample.model)
         group = self._groups.get(key)
         if group is None:
@@ -83,6 +83,11 @@ class Aggregate:
             raise UsageError(f"one name for {len(models)} models: {', '.join(sorted(models))}")
         rows = [*(self._row(key, seed) for key in order), *self._overall_rows(order, seed)]
         return [replace(row, model=model or row.model, samples=row.samples if samples else None) for row in rows]
+
+    def notes(self) -> list[str]:
+        """What is to be said of the rows as a whole: ids that come again, which `compare` could not pair."""
+        repeated = [id for group in self._groups.values() for id, count in Counter(group.ids).items() if count > 1]
+        return [f"{len(repeated)} ids come more than once, such as {min(repeated)!r}"] if repeated else []
 
     def _row(self, key: Key, seed: int) -> ScoreRow:
         task, name, rule, model = key

@@ -246,7 +246,7 @@ def _require_common(method: Method, references: Sequence[Method], found: Sequenc
     if any(pair.before and pair.after for pair in found):
         return
     names = " and ".join(dict.fromkeys(reference.name for reference in references))
-    keys = [key for reference in references for key in reference.keys]
+    keys = list(dict.fromkeys(key for reference in references for key in reference.keys))
     raise DataError(
         f"{method.name} has no task and metric in common with {names}\n"
         f"{method.name}: {_shown(method.keys)}\n{names}: {_shown(keys)}"

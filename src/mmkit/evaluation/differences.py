@@ -264,7 +264,10 @@ def _places(row: ScoreRow) -> dict[str, int]:
     places = {record: place for place, record in enumerate(row.samples.ids)}
     if len(places) != len(row.samples.ids):
         repeated = Counter(row.samples.ids).most_common(1)[0][0]
-        raise DataError(f"{_of(row)}: samples.ids: {repeated!r} occurs more than once")
+        raise DataError(
+            f"{_of(row)}: samples.ids: {repeated!r} occurs more than once, so records cannot be paired; "
+            "give every record an id of its own, and score again"
+        )
     return places
 
 

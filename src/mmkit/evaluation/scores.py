@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from mmkit.errors import DataError
+from mmkit.errors import DataError, UsageError
 from mmkit.evaluation.intervals import cluster_sums, mean_of
+from mmkit.tasks.benchmarks import benchmark
 from mmkit.tasks.metrics import METRICS, Metric, Record, Score
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DEFAULT_TASK = "default"
+_SMALLEST, _LARGEST = 1e-50, 1e50  # no square, sum or ratio of numbers between them overflows
 Value: TypeAlias = "Callable[[NDArray[np.float64]], NDArray[np.float64]]"
 
 
@@ -36,8 +38,15 @@ class Sample(NamedTuple):
 
     @classmethod
     def of(cls, record: Record, metric: Metric, rule: str, score: Score) -> Sample:
-        """A record's sample. Raises DataError where the record has no id, or a task that is no text."""
+        """A record's sample.
+
+        Raises DataError where the record has no id, a task that is no text, a benchmark that is not there, or no image
+        where the metric is one of images.
+        """
         value, parsed, statistics, judge = score
+        image = _image_key(record)
+        if image is None and metric.pooled is not None and metric.pooled.of_image is not None:
+            raise DataError(f"images: missing; {metric.name} counts the images of which all questions are right")
         return cls(
             _typed(record, "id", str),
             _optional(record, "task", str) or DEFAULT_TASK,
@@ -46,8 +55,8 @@ class Sample(NamedTuple):
             value,
             parsed,
             _predictor(record),
-            _image_key(record),
-            _optional(record, "benchmark", str),
+            image,
+            _benchmark(record),
             statistics,
         )
 
@@ -71,7 +80,7 @@ class Sample(NamedTuple):
             parsed=_optional(record, "parsed", str),
             model=_predictor(record),
             image=_image_key(record),
-            benchmark=_optional(record, "benchmark", str),
+            benchmark=_benchmark(record),
             statistics=tuple(_finite(number, "statistics") for number in statistics),
         )
 
@@ -180,6 +189,8 @@ class ScoreRow:
             if not isinstance(ci95, list | tuple) or len(ci95) != 2:
                 raise DataError("ci95: expected two numbers or null")
             ci95 = (_finite(ci95[0], "ci95[0]"), _finite(ci95[1], "ci95[1]"))
+            if ci95[0] > ci95[1]:
+                raise DataError(f"ci95: expected the lower bound first, got {row['ci95']!r}")
         return cls(
             task=_typed(row, "task", str),
             metric=metric,
@@ -211,6 +222,17 @@ def table(rows: Sequence[ScoreRow]) -> list[list[str]]:
         for row in rows
     ]
     return [["task", "metric", "value", "95 % interval", "n", "unparsed", "model"], *body]
+
+
+def _benchmark(record: Record) -> str | None:
+    """The benchmark that the record names. Raises DataError where there is none of that name."""
+    name: str | None = _optional(record, "benchmark", str)
+    if name is not None:
+        try:
+            benchmark(name)
+        except UsageError as error:
+            raise DataError(f"benchmark: {error}") from None
+    return name
 
 
 def _image_key(record: Record) -> str | None:
@@ -278,7 +300,9 @@ def _details(wire: Any) -> dict[str, float] | None:
 def _finite(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise DataError(f"{name}: expected a finite number, got {value!r}")
-    return float(value)
+    if abs(value) > _LARGEST:
+        raise DataError(f"{name}: expected a number between -1e50 and 1e50, got {value!r}")
+    return 0.0 if abs(value) < _SMALLEST else float(value)
 
 
 def _typed(row: Mapping[str, Any], name: str, kind: type[Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mmkit.errors import UsageError
 from mmkit.evaluation.scores import Sample
 from mmkit.tasks.metrics import METRICS, Metric, Record, Score, metric_for, metric_named
 from mmkit.tasks.metrics.fields import golds, prediction
@@ -20,6 +21,8 @@ class Scorer:
     def __init__(self, metric: str | None = None, rule: str | None = None) -> None:
         self._metric = None if metric is None else metric_named(metric)
         self._rule = rule
+        if rule is not None:
+            _require_rule(self._metric, rule)
         self._waiting: dict[tuple[str, str, str, str | None], list[tuple[int, Record, Sample]]] = {}
         self._num_waiting = 0
 
@@ -55,6 +58,16 @@ class Scorer:
         key = (sample.task, metric.name, rule, sample.model)
         self._waiting.setdefault(key, []).append((self._num_waiting, texts, sample))
         self._num_waiting += 1
+
+
+def _require_rule(metric: Metric | None, rule: str) -> None:
+    """Raise UsageError for a rule by which no row could be scored, before one is read or a model is asked."""
+    if metric is not None:
+        metric.require_rule(rule)
+        return
+    known = dict.fromkeys(name for each in METRICS.values() for name in (*each.rules, *each.corpus_rules))
+    if rule not in known:
+        raise UsageError(f"no metric has a rule {rule!r}; there are: {', '.join(known)}")
 
 
 def score_all(records: Iterable[Record], metric: str | None = None, rule: str | None = None) -> list[Sample]:
