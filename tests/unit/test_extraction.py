@@ -61,7 +61,10 @@ REPLIES_FOR_B = [
     "The lung lies above.\nAnswer: lung", "It is not A. The answer is B because A is too low.",
     "The answer is B. It shows air.", "The answer is **lung**.", "Final answer: B\nThe answer is B.",
     "B\n\nIt shows air.", "(B) lung\nIt shows air.", "B because it shows air", "Lung. It shows air.",
-    "A lung is seen.\n**Answer: B**",
+    "A lung is seen.\n**Answer: B**", "Option B", "option b.", "[B]", "B, because it shows air", "B, lung", "B - lung",
+    "The lung", "The answer is the lung.", '"B"', 'The answer is "B".', "“lung”", "The correct option is B.",
+    "The best choice is option (B).", "The answer would be B", "The answer should be (B) lung.", "B。", "B：lung",
+    "B. lung\nA. liver is too low.",
 ]  # fmt: skip
 
 
@@ -89,6 +92,12 @@ def test_an_option_is_read(reply: str) -> None:
         "The answer is B, C or D",
         "A\nThe answer is unclear",
         "(lung",
+        "A. liver\nB. lung\nC. left kidney\nD. heart",
+        "B\nC",
+        "A, B",
+        "B, liver",
+        "A - heart",
+        "The first option is B",
     ],
 )
 def test_an_option_is_never_guessed(reply: str) -> None:
@@ -127,6 +136,9 @@ def test_options_with_labels_of_their_own(reply: str) -> None:
         ("Judging by the shape, yes.", "yes"), ("Yes, though there is no, or little, air.", "yes"),
         ("It could be yes, it could be no.", None), ("Yes, at first sight. The answer is: no", "no"),
         ("Yes. I answer: it is round", "yes"), ("YES!", "yes"), ("", None), ("knows yes-men", None),
+        ("Yes there is a lesion", "yes"), ("No there is none", "no"), ("No - it is clear", "no"), ('"Yes"', "yes"),
+        ("Answer: Yes it is", "yes"), ("No evidence of a lesion", None), ("Yes-men", None), ("No one", None),
+        ("Yes or no", None), ("yes/no", None), ("The answer is yes or no.", None), ("Yes or no? I say no.", "no"),
     ],
 )  # fmt: skip
 def test_yes_and_no(reply: str, word: str | None) -> None:
@@ -141,7 +153,8 @@ def test_yes_and_no(reply: str, word: str | None) -> None:
     [
         ("35", 35), ("-3.5", -3.5), ("about 12 or 13", 12), ("1,234,567.5 people", 1234567.5), ("35%", 0.35),
         ("35 % of it", 0.35), (".5", 0.5), ("1e3", 1000), ("$4.20", 4.2), ("In 2010 the answer is: 7 cm", 7),
-        ("0", 0), ("0.0", 0), ("1,5", 1), ("12,3456", 12), ("3.", 3),
+        ("0", 0), ("0.0", 0), ("3.", 3), ("−3", -3), ("5kg", 5), ("10-15", 10),
+        ("1,5", None), ("12,3456", None), ("1.200,50", None), ("1/2", None), ("1.2.3", None), ("1e3,5", None),
         ("", None), ("none", None), ("H2O", None), ("nan", None), ("Infinity", None), ("1e999", None), ("B2", None),
     ],
 )  # fmt: skip
@@ -180,7 +193,26 @@ def test_plain_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["answer is ", "answer:", "(", "[1 ", "1", "1,", "yes", "no ", "*", " ", "a. ", "\n", "%"]
+    "piece",
+    [
+        "answer is ",
+        "answer:",
+        "(",
+        "[1 ",
+        "1",
+        "1,",
+        "yes",
+        "no ",
+        "*",
+        " ",
+        "a. ",
+        "\n",
+        "%",
+        '"',
+        "B\n",
+        "1e",
+        "yes or ",
+    ],
 )
 def test_a_megabyte_is_read_in_no_time(piece: str) -> None:
     """A pattern of quadratic cost would run into the suite's time-out here."""

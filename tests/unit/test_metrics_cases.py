@@ -167,6 +167,14 @@ def test_a_closed_question_may_have_an_answer_of_another_kind() -> None:
     assert score("closed", "The answer is yes. The answer is no.", answer="no") == Score(0, None)
 
 
+@pytest.mark.parametrize("metric", ["em", "vqa", "closed", "token-recall", "relaxed", "anls"])
+def test_thinking_is_no_part_of_a_reply(metric: str) -> None:
+    for rule in METRICS[metric].rules:
+        assert score(metric, "<think>Is it so? The answer is: no</think>\n\nyes", rule, answer="yes").value == 100
+        assert score(metric, "<think>yes</think>No", rule, answer="yes").value == 0
+        assert score(metric, "<think>So the answer is: yes", rule, answer="yes") == Score(0, None)
+
+
 def test_pope_and_mme_want_yes_or_no_as_the_answer() -> None:
     for metric in ("pope", "mme"):
         for gold in ({"answer": "lung"}, {"answers": ["yes", "no"]}):

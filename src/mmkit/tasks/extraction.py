@@ -1,11 +1,13 @@
 """Reading an answer out of a reply, by the type of the answer. Nothing here sees the gold answer.
 
 A reply may state its answer ("The answer is B.", "Answer: liver", "So the direct answer is: 3"): a statement holds
-"answer is" or "answer:", in any case, and what follows it on its line is the answer. Where a reply states none, the
-first span that looks like an answer of that type is taken:
+"answer is", "answer would be", "answer should be" or "answer:", in any case, and what follows it on its line is the
+answer; for choices "the correct option is" does as well. Where a reply states none, the first span that looks like an
+answer of that type is taken:
 
-- choice (`Options.parse`): the whole reply ("B", "(B)", "B.", "**B**", "B. liver", "liver"), or what it opens with;
-- yes or no (`parse_yes_no`): the word that opens the reply or stands before a mark or the end;
+- choice (`Options.parse`): the whole reply ("B", "(B)", "B.", "**B**", "Option B", "B. liver", "liver"), or what it
+  opens with, unless further lines name other options: then it lists them;
+- yes or no (`parse_yes_no`): the word that opens the reply or stands before a mark or the end; "yes or no" is neither;
 - number (`parse_number`): the first number; box (`parse_box`): the first bracketed group of four numbers;
 - text (`answer_span`): the whole reply.
 
@@ -23,18 +25,33 @@ from typing import TypeAlias, TypeVar
 T = TypeVar("T")
 Box: TypeAlias = tuple[float, float, float, float]
 
-_STATEMENT = re.compile(r"\banswer[*`]*(?:\s+is\b\s*:?|\s*:)(?:[*`]+(?=\s))?", re.IGNORECASE)
+_STATES = r"[*`]*(?:\s+(?:is|(?:would|should)\s+be)\b\s*:?|\s*:)(?:[*`]+(?=\s))?"
+_STATEMENT = re.compile(rf"\banswer{_STATES}", re.IGNORECASE)
+_OF_OPTION = re.compile(rf"\b(?:answer|(?:correct|right|best)\s(?:option|choice)){_STATES}", re.IGNORECASE)
 _EMPHASISED = re.compile(r"(?:([*`]{1,3})([^*`]+)\1|([^*`]+)\*\*)([.,;:!?]?)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s")
 _REASON = re.compile(r"\s(?:because|since)\b", re.IGNORECASE)
 _EMPHASIS = str.maketrans("", "", "*`")
-_LETTER = re.compile(r"\(?([A-Za-z])(?:\)?[.:]|\)|$)\s*(.*)", re.DOTALL)
+_QUOTED = re.compile(r"[\"'“‘](.+)[\"'”’](\.?)", re.DOTALL)
+_LETTER = re.compile(
+    r"(?:(?:option|choice)\s)?[(\[]?([a-z])(?:[)\]]?[.:,。．：]|[)\]]|\s[-–—]\s|$)\s*(.*)", re.DOTALL | re.IGNORECASE
+)
 _LABEL = re.compile(r"\s*\(?([A-Z])(?:\)?[.:]|\))\s*")
-_YES_NO = re.compile(r"\b(yes|no)\b(?=\s*(?:$|[,.;:!\n]))", re.IGNORECASE)
+_YES_NO = re.compile(r"\b(yes|no)\b(?=\s*(?:$|[,.;:!。，！\n]))", re.IGNORECASE)
+_OPENING_YES_NO = re.compile(
+    # "Yes it is", "No there is none": only "no" can belong to the word after it ("No lesion").
+    rf"{_YES_NO.pattern}|(yes)\b(?![-/])|(no)\b(?=\s+(?:[-–—(]|(?:there|the|it|this|that|they|he|she)\b))",
+    re.IGNORECASE,
+)
+_YES_OR_NO = re.compile(r"\byes\s?(?:/|or)\s?no\b|\bno\s?(?:/|or)\s?yes\b", re.IGNORECASE)
+_AROUND_YES_NO = str.maketrans("", "", '*`"“”')
 _DECIMAL = r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)"
 _NUMBER = re.compile(
-    r"(?<![\w.])([-+]?(?:(?:\d{1,3}(?:,\d{3})++(?!\d)|\d++)(?:\.\d++)?|\.\d++)(?:e[-+]?\d++)?)(\s?%)?", re.IGNORECASE
+    r"(?<![\w.,/])([-+]?(?:(?:\d{1,3}(?:,\d{3})++(?!\d)|\d++)(?:\.\d++)?|\.\d++)(?:e[-+]?\d++)?)"
+    r"(?![.,/]?\d|e[-+]?\d)(\s?%)?",  # "3,5", "1/2" and "1.200,50" are no number that could be told
+    re.IGNORECASE,
 )
+_MINUS = str.maketrans("−", "-")
 _BETWEEN = r"(?:\s*+[,;]\s*+|\s++)"
 _BOX = re.compile(rf"[\[(]\s*+({_DECIMAL}){_BETWEEN}({_DECIMAL}){_BETWEEN}({_DECIMAL}){_BETWEEN}({_DECIMAL})\s*+[\])]")
 
@@ -85,6 +102,9 @@ class Options:
         """The index of the option that the whole of `text` names by its text, its letter or both; else None."""
         text = text.strip()
         by_text = self._by_text(text)
+        if by_text is None and (quoted := _QUOTED.fullmatch(text)):
+            text = quoted[1] + quoted[2]
+            by_text = self._by_text(text)
         return by_text if by_text is not None else self._by_letter(text)
 
     def parse(self, reply: str) -> int | None:
@@ -92,7 +112,7 @@ class Options:
         index = self.find(reply)
         if index is None:
             bare = reply.translate(_EMPHASIS)
-            stated = _stated(bare, self.find)
+            stated = _stated(bare, self.find, _OF_OPTION)
             index = _agreed(stated) if stated else self._opening(bare)
         if index is None and self.closed and (word := parse_yes_no(reply)):
             index = self._plain[word]
@@ -103,6 +123,8 @@ class Options:
         return self._exact[self.texts[one].strip()] == self._exact[self.texts[other].strip()]
 
     def _opening(self, reply: str) -> int | None:
+        if len({found for line in set(reply.split("\n")) if (found := self.find(line)) is not None}) > 1:
+            return None  # the options listed once more are no answer
         line, sentence, _ = _spans(reply)
         if _LETTER.fullmatch(sentence) and sentence != line:
             sentence = line  # "B. heart", where B is the lung, is not the sentence "B." and another one
@@ -110,8 +132,10 @@ class Options:
         return next((found for part in parts if (found := self.find(part)) is not None), None)
 
     def _by_text(self, text: str) -> int | None:
-        exact = self._exact.get(text)
-        return exact if exact is not None else self._plain.get(plain(text))
+        exact, bare = self._exact.get(text), plain(text)
+        if exact is not None:
+            return exact
+        return self._plain.get(bare if bare in self._plain else bare.removeprefix("the "))
 
     def _by_letter(self, text: str) -> int | None:
         match = _LETTER.fullmatch(text)
@@ -128,15 +152,16 @@ class Options:
 def parse_yes_no(reply: str) -> str | None:
     """ "yes" or "no" where the reply states that word, opens with it ("No, ...") or ends a clause with it; else None.
 
-    "No lesion is seen" answers nothing here: the word has to stand for itself, before a mark or the end.
+    "No lesion is seen" answers nothing here: the word has to stand for itself, as before a mark or the end, and the
+    normal lung has no lesion either. "Yes or no" chooses neither.
     """
 
     def read(text: str) -> str | None:
-        match = _YES_NO.match(text)
-        return match[1].lower() if match else None
+        match = _OPENING_YES_NO.match(text)
+        return match[0].lower() if match else None
 
-    bare = reply.translate(_EMPHASIS).strip()
-    stated = _stated(bare, read)
+    bare = _YES_OR_NO.sub("?", reply.translate(_AROUND_YES_NO)).strip()
+    stated = _stated(bare, read, _STATEMENT)
     if stated - {None}:
         return _agreed(stated)
     opening = read(bare)
@@ -149,14 +174,15 @@ def parse_yes_no(reply: str) -> str | None:
 def parse_number(reply: str) -> float | None:
     """The first number of the answer, finite; None where there is none.
 
-    Commas that group thousands are dropped; "35 %" is .35. Digits inside a word ("H2O") are no number.
+    Commas that group thousands are dropped; "35 %" is .35. Digits inside a word ("H2O") are no number, nor is what
+    could be several or is written otherwise: "3,5", "1/2", "1.200,50".
     """
-    return _as_float(_NUMBER.search(answer_span(reply)))
+    return _as_float(_NUMBER.search(answer_span(reply).translate(_MINUS)))
 
 
 def whole_number(text: str) -> float | None:
     """The number that the whole of the text is, read as by `parse_number`; None where it is anything else."""
-    return _as_float(_NUMBER.fullmatch(text.strip()))
+    return _as_float(_NUMBER.fullmatch(text.strip().translate(_MINUS)))
 
 
 def parse_box(reply: str) -> Box | None:
@@ -177,9 +203,9 @@ def _as_float(found: re.Match[str] | None) -> float | None:
     return number / 100 if found[2] else number
 
 
-def _stated(bare: str, read: Callable[[str], T | None]) -> set[T | None]:
+def _stated(bare: str, read: Callable[[str], T | None], statement: re.Pattern[str]) -> set[T | None]:
     """What `read` makes of the answers that a reply without emphasis marks states, None among them."""
-    return {_first_read(tail, read) for tail in _STATEMENT.split(bare)[1:]}
+    return {_first_read(tail, read) for tail in statement.split(bare)[1:]}
 
 
 def _agreed(stated: set[T | None]) -> T | None:

@@ -3,7 +3,8 @@
 Every value is in the metric's unit. Adding a metric is one entry of `METRICS`; adding a rule is one scorer of its
 entry. Scorers read `prediction`, `answer`, `answers` and `choices` of a record (`mc` also `id`, where it guesses by
 name; judged metrics `judgement`) and nothing else. The rule "strict" is the sound one; a rule named after a paper, a
-benchmark or a script prints the number that it prints, with its defects.
+benchmark or a script prints the number that it prints, with its defects. By every rule a reply is what stands behind
+the thinking of a model that writes "<think>…</think>".
 """
 
 from __future__ import annotations

@@ -7,13 +7,20 @@ from mmkit.tasks.metrics.metric import Record
 
 
 def prediction(record: Record) -> str:
-    """The model's reply. Raises DataError where it is missing or no text."""
+    """The model's reply, without its thinking: what stands behind the last "</think>".
+
+    Nothing where the reply opens with "<think>" and never ends it: an answer that came up on the way is not given.
+    Raises DataError where the field is missing or no text.
+    """
     reply = record.get("prediction")
     if reply is None:
         raise DataError("prediction: missing")
     if not isinstance(reply, str):
         raise DataError(f"prediction: expected a string, got {type(reply).__name__}")
-    return reply
+    _, ended, answer = reply.rpartition("</think>")
+    if ended:
+        return answer.lstrip()
+    return "" if reply.lstrip().startswith("<think>") else reply
 
 
 def golds(record: Record) -> list[str]:
