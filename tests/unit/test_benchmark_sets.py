@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from stream_kit import json_values
 
 from mmkit import images
+from mmkit.data.instruct import Form, Instructor
 from mmkit.errors import DataError, MmkitError
+from mmkit.evaluation.predict import conversation
 from mmkit.records import check
 from mmkit.tasks import benchmarks
 from mmkit.tasks.benchmarks.rows import to_records, why_dropped
 from mmkit.tasks.metrics import METRICS
-from mmkit.tasks.prompts import ask
+from mmkit.tasks.prompts import ask, load_phrasings
 
 FIXTURES = Path(__file__).parents[1] / "benchmarks"
 SUPPORTED = [name for name in benchmarks.names() if not benchmarks.benchmark(name).unsupported]
@@ -109,6 +111,17 @@ def test_a_hostile_column_is_refused_and_never_a_bug(name: str, data: st.DataObj
         for record in found:
             check(record)
             ask(record)
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_training_asks_what_evaluation_asks(name: str) -> None:
+    """Where a definition has a prompt; the others are asked plainly by `predict`, and in varied words by `instruct`."""
+    instructor = Instructor(Form(), load_phrasings())
+    for line in lines(name):
+        for record in records(name, line["row"]) if "gives" in line else ():
+            if benchmarks.definition_of(record).prompt is not None:
+                asked = instructor.of_one(record)["messages"][0]
+                assert asked == conversation(record)[-1]
 
 
 def test_no_fixture_is_left_over() -> None:

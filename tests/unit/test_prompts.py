@@ -66,7 +66,6 @@ def test_a_file_replaces_its_pools_and_no_others(tmp_path: Path) -> None:
         ({"closer": ["The answer is {answer} because I say so"]}, "could not be read back"),
         ({"closer": ["If not this answer: no, the answer is {answer}"]}, "could not be read back"),
         ({"closer": ["The answer is clearly {answer}"]}, "could not be read back"),
-        ({"closer": ["The answer is not hard: the answer is {answer}"]}, "could not be read back"),
     ],
 )
 def test_a_file_that_could_not_be_used_is_refused(pools: Any, fault: str, tmp_path: Path) -> None:

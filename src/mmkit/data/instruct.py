@@ -75,7 +75,7 @@ class Instructor:
         """The user turn, without image parts, and the assistant turn of a task.
 
         Raises DataError without question or answer, for an unknown benchmark or answer type, for more than 26
-        choices, and where the answer is none of the choices, or neither yes nor no though it should be.
+        choices, and where the answer is none of the choices, or neither yes nor no though a wording asks for that.
         """
         prompt = self._prompt(record)
         question = prompts.fill(prompt.template, record, prompt.option_style)
@@ -188,7 +188,8 @@ def _target(record: Record, prompt: _Prompt, style: Literal["letter", "text", "b
         if "{choices}" in prompt.template:
             return _named(index, options, prompt.option_style, style)
     answer = gold_answers[0].strip() if index is None else options.texts[index].strip()
-    if prompt.kind == "yes-no" and plain(answer) not in ("yes", "no"):
+    # Closed questions of medical sets have other answers too; asked in the set's own words, they may.
+    if prompt.kind == "yes-no" and prompt.source == "pool" and plain(answer) not in ("yes", "no"):
         raise DataError(f"answer: expected yes or no, which is the answer type, got {answer[:80]!r}")
     return answer
 

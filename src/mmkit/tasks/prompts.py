@@ -218,7 +218,7 @@ def _fault(wording: object, pool: str) -> str | None:
 
 
 def _reads_back(closer: str) -> bool:
-    """Whether an answer that the closer states behind some reasoning is understood, be it a letter or a word."""
-    letter, word = (f"Some reasoning.\n{closer}".replace("{answer}", answer) for answer in ("B", "no"))
-    of_letter, of_word = Options(["lung", "liver"]).parse(letter), parse_yes_no(word)
-    return (of_letter, of_word, answer_span(word)) == (1, "no", "no")
+    """Whether an answer that the closer states behind some reasoning is understood, be it a letter or either word."""
+    letter, *words = (f"Some reasoning.\n{closer}".replace("{answer}", answer) for answer in ("B", "yes", "no"))
+    of_letter, of_words = Options(["lung", "liver"]).parse(letter), [parse_yes_no(word) for word in words]
+    return of_letter == 1 and of_words == [answer_span(word) for word in words] == ["yes", "no"]
