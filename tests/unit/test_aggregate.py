@@ -10,22 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scoring_kit import collected, score_all
 
 from mmkit.errors import UsageError
 from mmkit.evaluation.aggregate import Aggregate
 from mmkit.evaluation.evaluate import collect, per_sample
 from mmkit.evaluation.scores import Sample, ScoreRow
-from mmkit.evaluation.scoring import Scorer, score_all
+from mmkit.evaluation.scoring import Scorer
 from mmkit.streams import Kept, Rejected, Result, Row, Used
 from mmkit.tasks import benchmarks
 from mmkit.tasks.benchmarks import Benchmark, TaskDefinition
-
-
-def collected(records: Sequence[Mapping[str, Any]], **options: Any) -> Aggregate:
-    found = Aggregate()
-    for sample in score_all(records, **options):
-        found.add(sample)
-    return found
 
 
 def pope(said: str, gold: str, number: int, image: str | None = None) -> dict[str, Any]:

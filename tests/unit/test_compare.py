@@ -15,14 +15,13 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scoring_kit import collected
 
 from mmkit.errors import DataError, UsageError
-from mmkit.evaluation.aggregate import Aggregate
 from mmkit.evaluation.compare import ComparisonRow, compare
 from mmkit.evaluation.differences import mcnemar
 from mmkit.evaluation.methods import Method
 from mmkit.evaluation.scores import ScoreRow
-from mmkit.evaluation.scoring import score_all
 
 # The error of the difference of two 2.5 % quantiles, each of 10,000 draws, in standard errors of what is drawn:
 # sqrt(2 × .025 × .975 / 10,000) / φ(1.96).
@@ -137,10 +136,7 @@ def replies(random: np.random.Generator, share: float) -> list[dict[str, Any]]:
 
 
 def scored(records: list[dict[str, Any]], metric: str) -> ScoreRow:
-    collected = Aggregate()
-    for sample in score_all(records, metric):
-        collected.add(sample)
-    (found,) = collected.rows()
+    (found,) = collected(records, metric).rows()
     return found
 
 

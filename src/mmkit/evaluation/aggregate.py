@@ -35,8 +35,11 @@ class _Group:
     unparsed: int = 0
 
     def samples(self) -> Samples:
-        """In order of ids."""
-        order = sorted(range(len(self.ids)), key=lambda i: (self.ids[i], self.values[i]))
+        """In order of ids; those that come again, of their scores and images."""
+        order = sorted(
+            range(len(self.ids)),
+            key=lambda i: (self.ids[i], self.values[i], self.images[i] or "", self.statistics[i : i + 1]),
+        )
         return Samples(
             [self.ids[i] for i in order],
             [self.values[i] for i in order],
@@ -71,18 +74,18 @@ class Aggregate:
         if sample.benchmark is not None:
             self._benchmarks[sample.task] = sample.benchmark
 
-    def rows(self, *, model: str | None = None, samples: bool = True, seed: int = 0) -> list[ScoreRow]:
+    def rows(self, *, model: str | None = None, seed: int = 0) -> list[ScoreRow]:
         """One row a group, and one a benchmark that has an overall score, after its tasks.
 
-        `model` is the model's name in place of the records' own; `samples` False leaves the single scores out. Raises
-        UsageError for a name where several models have answered.
+        `model` is the model's name in place of the records' own. Raises UsageError for a name where several models
+        have answered.
         """
         order = sorted(self._groups, key=lambda key: (*key[:3], key[3] or ""))
         models = {key[3] or "unnamed" for key in order}
         if model is not None and len(models) > 1:
             raise UsageError(f"one name for {len(models)} models: {', '.join(sorted(models))}")
         rows = [*(self._row(key, seed) for key in order), *self._overall_rows(order, seed)]
-        return [replace(row, model=model or row.model, samples=row.samples if samples else None) for row in rows]
+        return [replace(row, model=model or row.model) for row in rows]
 
     def notes(self) -> list[str]:
         """What is to be said of the rows as a whole: ids that come again, which `compare` could not pair."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from mmkit.errors import UsageError
 from mmkit.evaluation.scores import Sample
 from mmkit.tasks.metrics import METRICS, Metric, Record, Score, metric_for, metric_named
@@ -68,10 +66,3 @@ def _require_rule(metric: Metric | None, rule: str) -> None:
     known = dict.fromkeys(name for each in METRICS.values() for name in (*each.rules, *each.corpus_rules))
     if rule not in known:
         raise UsageError(f"no metric has a rule {rule!r}; there are: {', '.join(known)}")
-
-
-def score_all(records: Iterable[Record], metric: str | None = None, rule: str | None = None) -> list[Sample]:
-    """The samples of all records: those of metrics that score rows first, in order, then the others. See `Scorer`."""
-    scorer = Scorer(metric, rule)
-    samples = [sample for record in records if (sample := scorer.score(record)) is not None]
-    return [*samples, *scorer.rest()]
