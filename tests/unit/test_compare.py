@@ -304,7 +304,7 @@ def test_what_is_not_clear_is_refused() -> None:
         rows_of([row([1.0], model="x"), row([2.0], model="y")], [])
     with pytest.raises(DataError, match="'a' occurs more than once"):
         rows_of([row([1.0, 2.0], ["a", "a"])], [row([1.0], ["a"])])
-    with pytest.raises(DataError, match="unit or direction"):
+    with pytest.raises(DataError, match="unit or direction: %, more is better and points, more is better"):
         rows_of([row([1.0])], [row([1.0], unit="points")])
     with pytest.raises(DataError, match=r"b has no task and metric in common with a\nb: u em strict\na: t em strict"):
         rows_of([row([1.0])], [row([1.0], task="u")])

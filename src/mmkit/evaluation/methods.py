@@ -105,8 +105,14 @@ def named(key: Key) -> str:
 
 def _matched(reference: Method, method: Method, key: Key) -> Pair:
     before, after = reference.rows(key), method.rows(key)
-    if len({(row.unit, row.higher_is_better) for row in (*before, *after)}) > 1:
-        raise DataError(f"{named(key)}: the rows of {reference.name} and {method.name} differ in unit or direction")
+    scales = dict.fromkeys(
+        f"{row.unit or 'no unit'}, {'more' if row.higher_is_better else 'less'} is better" for row in (*before, *after)
+    )
+    if len(scales) > 1:
+        found = " and ".join(scales)
+        raise DataError(
+            f"{named(key)}: rows of {reference.name} and {method.name} differ in unit or direction: {found}"
+        )
     return Pair(*key, before, after, reference.lacks(key) or method.lacks(key))
 
 
