@@ -221,6 +221,13 @@ def test_what_cannot_be_meant_is_a_usage_error(mmkit: Any, write: Any, arguments
     assert said in done.err
 
 
+@pytest.mark.parametrize("name", ["gone.jsonl", "gone.parquet", "gone.arrow", ""])
+def test_an_input_that_is_not_there_is_missing(mmkit: Any, name: str) -> None:
+    done = mmkit("convert", "--benchmark", "slake", name)
+    assert done.code == 66
+    assert done.err.startswith(f"mmkit convert: {name}: ")
+
+
 def test_two_runs_give_the_same_bytes(mmkit: Any, copy: str, tmp_path: Path) -> None:
     arguments = ["convert", "--benchmark", "chartqa", copy, "--images-to", "images", "-o"]
     assert mmkit(*arguments, "once.jsonl").code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,14 @@ def inputs_of(benchmark: Benchmark, inputs: Sequence[str], split: str | None) ->
     A directory is a copy of the hub set and has splits; so has the hub; files are read whole. Raises UsageError for
     a split where there is none, and what `rows_of` raises.
     """
-    directories = [name for name in inputs if Path(name).is_dir()]
+    directories = [name for name in inputs if os.path.isdir(name)]  # not Path: "", an unset variable, is no "."
     if not inputs or inputs == directories[:1]:
         return [rows_of(benchmark, split or benchmark.split, *directories)]
     if directories:
         raise UsageError(f"{directories[0]}: a directory is read alone, as a copy of the set")
     if split is not None:
         raise UsageError("--split picks from the hub's set or a directory with a copy of it; files are read whole")
-    return [_table(benchmark, name) if Path(name).suffix in _TABLES else name for name in inputs]
+    return [_table(benchmark, name) if _is_table(name) else name for name in inputs]
 
 
 def rows_of(benchmark: Benchmark, split: str | None, directory: str | None = None) -> NamedRows:
@@ -96,6 +97,10 @@ def _copied_rows(benchmark: Benchmark, split: str, directory: str) -> Iterator[R
         return load(directory, config if config in known else None, split=split, streaming=True)
 
     return _rows(benchmark, load_copy, failed)
+
+
+def _is_table(name: str) -> bool:
+    return Path(name).suffix in _TABLES and Path(name).exists()
 
 
 def _table(benchmark: Benchmark, path: str) -> NamedRows:
