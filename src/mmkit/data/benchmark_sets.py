@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def inputs_of(benchmark: Benchmark, inputs: Sequence[str], split: str | None) ->
     A directory is a copy of the hub set and has splits; so has the hub; files are read whole. Raises UsageError for
     a split where there is none, and what `rows_of` raises.
     """
-    directories = [name for name in inputs if os.path.isdir(name)]  # not Path: "", an unset variable, is no "."
+    directories = [name for name in inputs if name and Path(name).is_dir()]  # "" is no "."
     if not inputs or inputs == directories[:1]:
         return [rows_of(benchmark, split or benchmark.split, *directories)]
     if directories:
