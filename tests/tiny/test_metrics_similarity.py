@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from mmkit.tasks.metrics import METRICS, texts
+from mmkit.tasks import embedding
+from mmkit.tasks.metrics import METRICS
 
 pytestmark = pytest.mark.tiny
 
@@ -41,13 +42,13 @@ def test_similarity_is_the_cosine_of_mean_pooled_states(
     import torch
 
     model, tokenizer, directory = bert
-    monkeypatch.setattr(texts, "_ENCODER", str(directory))
-    texts._encoder.cache_clear()
+    monkeypatch.setattr(embedding, "MODEL", str(directory))
+    embedding.encoder.cache_clear()
     records = [{"prediction": said, "answer": gold} for said in SENTENCES for gold in SENTENCES]
     try:
         found = METRICS["similarity"].corpus_rules["strict"]([*records, {"prediction": "\ud800 \x00", "answer": "a"}])
     finally:
-        texts._encoder.cache_clear()
+        embedding.encoder.cache_clear()
 
     def vector(text: str) -> Any:
         with torch.no_grad():

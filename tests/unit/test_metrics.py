@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmkit.errors import DataError, UsageError
-from mmkit.tasks.metrics import METRICS, Score, metric_for, metric_named, texts
+from mmkit.tasks import embedding
+from mmkit.tasks.metrics import METRICS, Score, metric_for, metric_named
 
 JUDGED = {"mm-vet", "llava-bench"}  # these read a judge's grades and no prediction; see test_judge
 ALL_RULES = [
@@ -91,7 +92,7 @@ class Encoder:
 
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "_encoder", Encoder)
+    monkeypatch.setattr(embedding, "encoder", Encoder)
 
 
 def scores(name: str, rule: str, records: Sequence[dict[str, Any]]) -> list[Score]:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmkit.errors import DataError, UnavailableError
-from mmkit.tasks.metrics import METRICS, Score, texts
+from mmkit.tasks import embedding
+from mmkit.tasks.metrics import METRICS, Score
 from mmkit.tasks.metrics.vqa import vqa_form
 
 ORGANS = ["liver", "lung", "left kidney", "heart"]
@@ -404,7 +405,7 @@ class Encoder:
 
 
 def test_similarity_is_the_cosine_with_the_nearest_gold_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "_encoder", Encoder)
+    monkeypatch.setattr(embedding, "encoder", Encoder)
     records = [
         {"prediction": "dog", "answer": "dog"},
         {"prediction": "puppy", "answers": ["no dog", "dog"]},
@@ -424,6 +425,6 @@ def test_a_missing_encoder_names_the_command_that_fetches_it(monkeypatch: pytest
 
     library = SimpleNamespace(SentenceTransformer=Missing)
     monkeypatch.setitem(sys.modules, "sentence_transformers", library)
-    texts._encoder.cache_clear()
+    embedding.encoder.cache_clear()
     with pytest.raises(UnavailableError, match="hf download sentence-transformers/all-MiniLM-L6-v2"):
         METRICS["similarity"].corpus_rules["strict"]([{"prediction": "a", "answer": "b"}])

@@ -9,10 +9,9 @@ from mmkit.errors import DataError, UsageError
 from mmkit.evaluation.aggregate import Aggregate
 from mmkit.evaluation.methods import Method
 from mmkit.evaluation.scores import Sample, ScoreRow
-from mmkit.streams import read_rows
+from mmkit.streams import named_files, read_rows
+from mmkit.streams.sources import STDIN
 from mmkit.tasks.metrics import METRICS, Record
-
-STDIN = "-"
 
 
 def read_methods(specs: Sequence[str]) -> list[Method]:
@@ -22,7 +21,7 @@ def read_methods(specs: Sequence[str]) -> list[Method]:
     several files without a name and for a file given twice; MissingInputError for one that is not there; DataError
     for one that holds neither score rows nor records with their scores.
     """
-    named = [_parsed(spec) for spec in specs]
+    named = [named_files.parse(spec) for spec in specs]
     seen: set[str] = set()
     for _, paths in named:
         for path in paths:
@@ -31,27 +30,6 @@ def read_methods(specs: Sequence[str]) -> list[Method]:
                 raise UsageError(f"{path} is given twice")
             seen.add(place)
     return [Method.of(name, *(_read(path) for path in paths)) for name, paths in named]
-
-
-def _parsed(spec: str) -> tuple[str, list[str]]:
-    if Path(spec).exists():
-        return _stem(spec), [spec]
-    name, equals, files = spec.partition("=")
-    paths = (files if equals else spec).split(",")
-    if not all(paths) or (equals and not name):
-        raise UsageError(f"{spec}: expected FILE or NAME=FILE,FILE")
-    if equals:
-        return name, paths
-    if len(paths) > 1:
-        raise UsageError(f"{spec}: several files need a name: NAME={spec}")
-    return _stem(spec), paths
-
-
-def _stem(path: str) -> str:
-    if path == STDIN:
-        return "stdin"
-    name = Path(path)
-    return (name.with_suffix("") if name.suffix in (".gz", ".zst") else name).stem
 
 
 def _read(path: str) -> list[ScoreRow]:

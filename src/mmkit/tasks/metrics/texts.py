@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mmkit.errors import UnavailableError
+from mmkit.tasks.embedding import embed
 from mmkit.tasks.metrics.fields import golds, prediction
 from mmkit.tasks.metrics.metric import Pooled, Record, Score
 
@@ -25,7 +25,6 @@ _WORD = re.compile(r"\w+(?:-\w+)*|'\w+")
 _MAX_ORDER = 4
 _CHRF_ORDER = 6
 _CHRF_BETA = 2
-_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def words_of(text: str) -> str:
@@ -136,7 +135,7 @@ def similarity(records: Sequence[Record]) -> list[Score]:
     replies = [prediction(record) for record in records]
     gold_answers = [golds(record) for record in records]
     texts = dict.fromkeys(text for texts in (replies, *gold_answers) for text in texts)
-    vectors = dict(zip(texts, _embedded(list(texts)), strict=True))
+    vectors = dict(zip(texts, embed(list(texts)), strict=True))
     return [
         Score(max(_cosine(vectors[reply], vectors[gold]) for gold in own), reply.strip())
         if reply.strip()
@@ -212,26 +211,6 @@ def _sacrebleu() -> Any:
     from sacrebleu import metrics
 
     return metrics.BLEU(effective_order=True)
-
-
-@functools.cache
-def _encoder() -> Any:
-    from sentence_transformers import SentenceTransformer
-
-    try:
-        return SentenceTransformer(_ENCODER)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UnavailableError(
-            f"{_ENCODER} could not be loaded ({str(error).strip().splitlines()[0]}); "
-            f"fetch it where there is a network: hf download {_ENCODER}"
-        ) from error
-
-
-def _embedded(texts: list[str]) -> Sums:
-    """Unit vectors, shape (number of texts, width). Tokenisers refuse lone surrogates: they become question marks."""
-    readable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-    vectors: Sums = _encoder().encode(readable, normalize_embeddings=True, show_progress_bar=False)
-    return vectors
 
 
 def _cosine(one: Sums, other: Sums) -> float:

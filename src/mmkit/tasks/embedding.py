@@ -1,0 +1,42 @@
+"""Sentence embeddings, for what compares texts by meaning."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mmkit.errors import UnavailableError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Vectors: TypeAlias = "NDArray[np.float32]"
+
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def embed(texts: Sequence[str]) -> Vectors:
+    """Unit vectors, shape (number of texts, width), by all-MiniLM-L6-v2, which reads 256 word pieces of a text.
+
+    Tokenisers refuse lone surrogates: they become question marks. Raises UnavailableError where sentence-transformers
+    or the model's files are not there.
+    """
+    readable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+    vectors: Vectors = encoder().encode(readable, normalize_embeddings=True, show_progress_bar=False)
+    return vectors
+
+
+@functools.cache
+def encoder() -> Any:
+    """The model, loaded once. Raises as `embed` does."""
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        return SentenceTransformer(MODEL)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UnavailableError(
+            f"{MODEL} could not be loaded ({str(error).strip().splitlines()[0]}); "
+            f"fetch it where there is a network: hf download {MODEL}"
+        ) from error
