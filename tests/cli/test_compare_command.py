@@ -70,6 +70,7 @@ FIGURES = (
             "other has no task and metric in common with stl\nother: speech score\nstl: vqa score, ocr score, chat score\n",
         ),
         (["huge.jsonl"], 65, "huge.jsonl:1: value: expected a number between -1e50 and 1e50"),
+        (["ew.jsonl", "-o", "./stl.jsonl"], 2, "-o ./stl.jsonl: is one of the files to compare, and would be lost"),
         (["gone.jsonl"], 66, "gone.jsonl: no such file"),
     ],
 )

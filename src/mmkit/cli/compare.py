@@ -49,7 +49,7 @@ def command(
     from mmkit.evaluation.compare import compare
     from mmkit.evaluation.method_files import read_methods
 
-    first, *rest = read_methods([baseline, *others])
+    first, *rest = read_methods([baseline, *others], output)
     comparison = compare(
         first,
         rest,

@@ -14,22 +14,28 @@ from mmkit.streams.sources import STDIN
 from mmkit.tasks.metrics import METRICS, Record
 
 
-def read_methods(specs: Sequence[str]) -> list[Method]:
+def read_methods(specs: Sequence[str], output: str | None = None) -> list[Method]:
     """The methods that `[NAME=]FILE[,FILE…]` name, each file being a seed; without NAME a file's stem is the name.
 
     A text that is the path of a file is that file, whatever signs are in it. "-" is stdin. Raises UsageError for
-    several files without a name and for a file given twice; MissingInputError for one that is not there; DataError
-    for one that holds neither score rows nor records with their scores.
+    several files without a name, for a file given twice and for one that is the `output`, too; MissingInputError for
+    one that is not there; DataError for one that holds neither score rows nor records with their scores.
     """
     named = [named_files.parse(spec) for spec in specs]
     seen: set[str] = set()
     for _, paths in named:
         for path in paths:
-            place = path if path == STDIN else str(Path(path).resolve())
+            place = _place(path)
             if place in seen:
                 raise UsageError(f"{path} is given twice")
             seen.add(place)
+    if output is not None and output != STDIN and _place(output) in seen:
+        raise UsageError(f"-o {output}: is one of the files to compare, and would be lost")
     return [Method.of(name, *(_read(path) for path in paths)) for name, paths in named]
+
+
+def _place(path: str) -> str:
+    return path if path == STDIN else str(Path(path).resolve())
 
 
 def _read(path: str) -> list[ScoreRow]:

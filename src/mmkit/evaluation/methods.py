@@ -124,7 +124,7 @@ def _by_key(name: str, rows: Iterable[ScoreRow]) -> dict[Key, ScoreRow]:
         if first is not row:
             models = sorted({str(model) for model in (first.model, row.model)})
             by = f" (by {' and '.join(models)})" if len(models) > 1 else ""
-            raise DataError(f"{name}: two rows of {named(key)}{by}; a method has one for each seed")
+            raise DataError(f"{name}: two rows of {named(key)}{by}; give each model and each seed a file of its own")
     return found
 
 
