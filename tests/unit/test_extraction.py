@@ -139,6 +139,7 @@ def test_options_with_labels_of_their_own(reply: str) -> None:
         ("Yes there is a lesion", "yes"), ("No there is none", "no"), ("No - it is clear", "no"), ('"Yes"', "yes"),
         ("Answer: Yes it is", "yes"), ("No evidence of a lesion", None), ("Yes-men", None), ("No one", None),
         ("Yes or no", None), ("yes/no", None), ("The answer is yes or no.", None), ("Yes or no? I say no.", "no"),
+        ("Yes and no.", None), ("Yes No", None), ("Yes no lesion", None), ("Yes\nNo lesion is seen", "yes"),
     ],
 )  # fmt: skip
 def test_yes_and_no(reply: str, word: str | None) -> None:

@@ -40,10 +40,10 @@ _LABEL = re.compile(r"\s*\(?([A-Z])(?:\)?[.:]|\))\s*")
 _YES_NO = re.compile(r"\b(yes|no)\b(?=\s*(?:$|[,.;:!。，！\n]))", re.IGNORECASE)
 _OPENING_YES_NO = re.compile(
     # "Yes it is", "No there is none": only "no" can belong to the word after it ("No lesion").
-    rf"{_YES_NO.pattern}|(yes)\b(?![-/])|(no)\b(?=\s+(?:[-–—(]|(?:there|the|it|this|that|they|he|she)\b))",
+    rf"{_YES_NO.pattern}|yes\b(?![-/])|no\b(?=\s+(?:[-–—(]|(?:there|the|it|this|that|they|he|she)\b))",
     re.IGNORECASE,
 )
-_YES_OR_NO = re.compile(r"\byes\s?(?:/|or)\s?no\b|\bno\s?(?:/|or)\s?yes\b", re.IGNORECASE)
+_BOTH_WORDS = re.compile(r"\b(?:yes(?: ?/ ?| (?:or |and )?)no|no(?: ?/ ?| (?:or |and )?)yes)\b", re.IGNORECASE)
 _AROUND_YES_NO = str.maketrans("", "", '*`"“”')
 _DECIMAL = r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)"
 _NUMBER = re.compile(
@@ -160,7 +160,7 @@ def parse_yes_no(reply: str) -> str | None:
         match = _OPENING_YES_NO.match(text)
         return match[0].lower() if match else None
 
-    bare = _YES_OR_NO.sub("?", reply.translate(_AROUND_YES_NO)).strip()
+    bare = _BOTH_WORDS.sub("?", reply.translate(_AROUND_YES_NO)).strip()
     stated = _stated(bare, read, _STATEMENT)
     if stated - {None}:
         return _agreed(stated)
