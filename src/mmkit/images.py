@@ -98,6 +98,14 @@ def size_of(reference: Mapping[str, Any], root: str | os.PathLike[str] | None = 
         return (height, width) if turned else (width, height)
 
 
+def sha256(reference: Mapping[str, Any], root: str | os.PathLike[str] | None = None) -> str:
+    """Hex digest of the encoded bytes of one entry of a record's `images`, which are not decoded.
+
+    Errors as in `load`, but for what only decoding shows.
+    """
+    return hashlib.sha256(_read(reference, root)[0]).hexdigest()
+
+
 def resolve(path: str, root: str | os.PathLike[str] | None = None) -> Path:
     """The file that a record's path means."""
     return Path(path) if root is None else Path(root) / path  # an absolute path stands for itself

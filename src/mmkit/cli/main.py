@@ -31,6 +31,7 @@ COMMANDS = (
     "filter",
     "instruct",
     "compose",
+    "mix",
     "render",
     "finetune",
     "predict",
