@@ -102,6 +102,13 @@ def test_seeds_are_counted_and_their_spread_is_shown() -> None:
     assert overall[2] == ["ew (2 seeds)", "10.00 ± 2.83", "0.00 ± 0.00", ""]
 
 
+def test_nothing_is_minus_nought() -> None:
+    """Thirds do not add up: the baseline's mean improvement on itself is 0 by definition and -1e-14 in floats."""
+    seeds = [scores(a=one) for one in (0.1, 0.2, 0.7)]
+    details, overall = tables(compare(method("stl", *seeds), [method("ew", scores(a=1 / 3 - 1e-12))]))
+    assert not any(cell.startswith("-0.00") for line in (*details, *overall) for cell in line)
+
+
 def test_values_have_four_significant_digits_by_the_largest_of_the_line() -> None:
     found = lines(
         tables(compare(method("a", scores(x=0.0)), [method("b", scores(x=0.0)), method("c", scores(x=0))]))[0]

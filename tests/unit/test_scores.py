@@ -67,6 +67,11 @@ def test_a_score_row_holds_the_whole_story() -> None:
     assert table([row])[1] == ["slake", "em (strict)", "80.0 %", "49.0 to 94.3", "10", "1", ""]
 
 
+def test_a_table_shows_what_a_small_scale_can_tell() -> None:
+    row = ScoreRow.from_wire({"task": "captions", "metric": "cider", "value": 0.1285, "ci95": [0.0911, 0.1702]})
+    assert table([row])[1][2:4] == ["0.129 points", "0.091 to 0.170"]
+
+
 def test_a_row_a_task_metric_rule_and_model() -> None:
     def by(model: str) -> dict[str, Any]:
         return {"lineage": [{"op": "synthesize", "model": "s"}, {"op": "predict", "model": model}]}

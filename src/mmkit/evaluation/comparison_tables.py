@@ -78,10 +78,10 @@ def _detail(row: ComparisonRow) -> list[str]:
         _metric((row.task, row.metric, row.rule)),
         _number(row.baseline, decimals),
         _number(row.value, decimals),
-        "" if row.difference is None else f"{row.difference:+.{decimals}f}",
-        "" if row.ci95 is None else f"{row.ci95[0]:+.{decimals}f} to {row.ci95[1]:+.{decimals}f}",
+        "" if row.difference is None else f"{row.difference:+z.{decimals}f}",
+        "" if row.ci95 is None else f"{row.ci95[0]:+z.{decimals}f} to {row.ci95[1]:+z.{decimals}f}",
         "" if row.p_value is None else f"{row.p_value:.2g}",
-        "" if row.relative is None else f"{row.relative:+.1f} %",
+        "" if row.relative is None else f"{row.relative:+z.1f} %",
         _test(row),
     ]
 
@@ -162,7 +162,7 @@ def _decimals(values: Sequence[float | None]) -> int:
 def _number(spread: Spread | None, decimals: int) -> str:
     if spread is None:
         return ""
-    return f"{spread.mean:.{decimals}f}" + ("" if spread.sd is None else f" ± {spread.sd:.{decimals}f}")
+    return f"{spread.mean:z.{decimals}f}" + ("" if spread.sd is None else f" ± {spread.sd:.{decimals}f}")
 
 
 def _legend(comparison: Comparison) -> str:

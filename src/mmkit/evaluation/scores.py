@@ -208,13 +208,13 @@ class ScoreRow:
 
 
 def table(rows: Sequence[ScoreRow]) -> list[list[str]]:
-    """The rows as text for a terminal, the header first."""
+    """Rows of metrics of ours as text for a terminal, the header first."""
     body = [
         [
             row.task,
             f"{row.metric} ({row.rule})" if row.rule else row.metric,
-            f"{row.value:.1f} {row.unit}".rstrip(),
-            "" if row.ci95 is None else f"{row.ci95[0]:.1f} to {row.ci95[1]:.1f}",
+            f"{row.value:.{_decimals(row)}f} {row.unit}",
+            "" if row.ci95 is None else f"{row.ci95[0]:.{_decimals(row)}f} to {row.ci95[1]:.{_decimals(row)}f}",
             "" if row.n is None else str(row.n),
             "" if row.unparsed is None else str(row.unparsed),
             row.model or "",
@@ -222,6 +222,11 @@ def table(rows: Sequence[ScoreRow]) -> list[list[str]]:
         for row in rows
     ]
     return [["task", "metric", "value", "95 % interval", "n", "unparsed", "model"], *body]
+
+
+def _decimals(row: ScoreRow) -> int:
+    """One where the metric goes to 100 and beyond; CIDEr-D and cosines live in the third."""
+    return 1 if METRICS[row.metric].range[1] >= 100 else 3
 
 
 def _benchmark(record: Record) -> str | None:
