@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,3 +104,15 @@ def test_one_side_may_come_from_a_pipe(mmkit: Mmkit) -> None:
     done = mmkit("compare", "--baseline", "stl.jsonl", "-", stdin=b'{"task":"vqa","metric":"score","value":60}\n')
     assert done.code == 0, done.err
     assert [row["method"] for row in done.rows() if row["kind"] == "summary"] == ["stl", "stdin"]
+
+
+def test_a_named_pipe_takes_the_rows_and_stays_one(mmkit: Mmkit, tmp_path: Path) -> None:
+    """And so does /dev/null, which root must not find replaced by a file."""
+    pipe = tmp_path / "rows"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert mmkit("compare", "--baseline", "stl.jsonl", "ew.jsonl", "-o", str(pipe)).code == 0
+        assert pipe.is_fifo() and b'"kind":"summary"' in os.read(reader, 1 << 16)
+    finally:
+        os.close(reader)

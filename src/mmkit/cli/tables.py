@@ -11,7 +11,7 @@ from mmkit.errors import UsageError
 
 
 def deliver(rows: Iterable[Mapping[str, Any]], table: Sequence[Sequence[str]], output: str | None) -> None:
-    """Write `rows` as JSON lines to `output` (in one step) or stdout; to a terminal show `table`, header first."""
+    """Write `rows` as JSON lines to `output` or stdout; to a terminal show `table`, header first. See `write`."""
     if on_terminal(output):
         show(table)
     else:
@@ -26,7 +26,7 @@ def on_terminal(output: str | None) -> bool:
 
 
 def write(rows: Iterable[Mapping[str, Any]], output: str | None) -> None:
-    """Write `rows` as JSON lines to `output` (in one step) or stdout."""
+    """Write `rows` as JSON lines to `output` or stdout; to a file in one step, to a pipe or a device as it is."""
     import orjson
 
     data = b"".join(orjson.dumps(row) + b"\n" for row in rows)
@@ -37,6 +37,9 @@ def write(rows: Iterable[Mapping[str, Any]], output: str | None) -> None:
     target = Path(str(output))
     unfinished = target.with_name(target.name + ".part")
     try:
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_bytes(data)
         unfinished.replace(target)
