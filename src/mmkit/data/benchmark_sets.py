@@ -11,7 +11,7 @@ import orjson
 from mmkit import images
 from mmkit.errors import DataError, MmkitError, UnavailableError, UsageError
 from mmkit.records import Record, made_id
-from mmkit.streams import Dropped, NamedRows, Row, each
+from mmkit.streams import Dropped, NamedRows, Row, each, inline
 from mmkit.streams.rows import Stage
 from mmkit.tasks.benchmarks import Benchmark
 from mmkit.tasks.benchmarks.rows import to_records, why_dropped
@@ -31,7 +31,7 @@ def tasks_of(benchmark: Benchmark, image_root: str | None = None) -> Stage:
         return images.load(image, image_root).rgb().size
 
     def change(row: Row) -> Iterable[Row] | Dropped:
-        raw = row.raw if row.raw is not None else orjson.dumps(row.record, default=repr)
+        raw = row.raw if row.raw is not None else orjson.dumps(row.record, default=inline.as_any_json)
         found = to_records(benchmark, row.record, made_id(raw, row.line), size_of)
         if not found:
             return Dropped(row, why_dropped(benchmark, row.record))

@@ -20,6 +20,7 @@ import orjson
 
 from mmkit.errors import DataError, MissingInputError, UsageError
 from mmkit.records import Record
+from mmkit.streams import inline
 from mmkit.streams.rows import Check, Rejected, Row, as_record, parse, require_exact
 
 Format = Literal["jsonl", "json", "arrow", "parquet"]
@@ -273,7 +274,7 @@ def _read_whole(rows: Iterable[Record], shown: str, kind: Check, place: _Place, 
     position, crc = place
     checksum = crc or 0
     for number, value in enumerate(rows, 1):
-        raw = orjson.dumps(value, default=repr)
+        raw = orjson.dumps(value, default=inline.as_any_json)
         if crc is not None:
             checksum = zlib.crc32(raw, checksum)
         try:
