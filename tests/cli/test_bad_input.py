@@ -143,6 +143,7 @@ def test_a_full_disk_behind_stdout(shell: Any, write: Any) -> None:
     one_line(shell("mmkit validate in.jsonl > /dev/full"), 75, "stdout: No space left on device")
     write("one.jsonl", GOOD)
     one_line(shell("mmkit validate one.jsonl > /dev/full"), 75, "stdout: No space left on device")
+    one_line(shell("mmkit eval --list > /dev/full"), 75, "stdout: No space left on device")
 
 
 def test_a_full_disk_behind_o_and_the_same_command_again(mmkit: Any, write: Any, tmp_path: Path) -> None:

@@ -31,8 +31,7 @@ def write(rows: Iterable[Mapping[str, Any]], output: str | None) -> None:
 
     data = b"".join(orjson.dumps(row) + b"\n" for row in rows)
     if output in (None, "-"):
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        _to_stdout(data)
         return
     target = Path(str(output))
     unfinished = target.with_name(target.name + ".part")
@@ -45,6 +44,19 @@ def write(rows: Iterable[Mapping[str, Any]], output: str | None) -> None:
         unfinished.replace(target)
     except OSError as error:
         raise UsageError(f"-o {output}: cannot be written: {error.strerror}") from None
+
+
+def _to_stdout(data: bytes) -> None:
+    from mmkit.streams import sinks
+
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        full = sinks.full_disk(error, None)
+        if full is None:
+            raise
+        raise full from None
 
 
 def show(table: Sequence[Sequence[str]]) -> None:
