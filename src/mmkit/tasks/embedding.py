@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -34,7 +36,8 @@ def encoder() -> Any:
     from sentence_transformers import SentenceTransformer
 
     try:
-        return SentenceTransformer(MODEL)
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that asks for no terminal
+            return SentenceTransformer(MODEL)
     except (OSError, RuntimeError, ValueError) as error:
         raise UnavailableError(
             f"{MODEL} could not be loaded ({str(error).strip().splitlines()[0]}); "
