@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mmkit.data.stats.stages import token_count
 from mmkit.errors import DataError
 from mmkit.models import token_counts
 from mmkit.models.loading import load_chat
 from mmkit.models.token_counts import TokenCount, TokenCounter
 from mmkit.testing.tiny_models import FAMILIES
+from mmkit.training import TuneConfig, sample_of
+from mmkit.training.finetune import finetune
 from mmkit.training.rows import fitted
 
 pytestmark = pytest.mark.tiny
@@ -132,3 +135,37 @@ def test_what_finetune_would_refuse_is_refused(tiny_model: Callable[[str], Path]
         qwen.count([asked], [(9, 9)])
     with pytest.raises(DataError, match="1 image parts, but there are 2 images"):
         qwen.count([asked, said], [(9, 9), (9, 9)])
+
+
+@pytest.mark.parametrize("overlong", ["reject", "shorten"])
+@pytest.mark.parametrize(("family", "max_length"), [("qwen2_vl", 120), ("llava_next", 150)])
+def test_finetune_counts_the_same(
+    family: str, max_length: int, overlong: str, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    draw = random.Random(7)
+    records = []
+    for number in range(12):
+        messages, sizes = sample(draw)
+        for place, size in enumerate(sizes):
+            Image.new("RGB", size).save(tmp_path / f"{number}-{place}.png")
+        images = [{"path": f"{number}-{place}.png"} for place in range(len(sizes))]
+        records.append({"id": str(number), "messages": messages, "images": images})
+    model = str(tiny_model(family))
+    count = token_count(TokenCounter(load_chat(model), max_length=max_length, overlong=overlong), tmp_path)
+    counts = [found for record in records if isinstance(found := outcome(lambda: count(record)), TokenCount)]  # noqa: B023
+    assert len(counts) >= 2
+    if overlong == "reject":
+        assert len(counts) < len(records)
+    else:
+        assert any(found.total == max_length for found in counts)
+    report = finetune(
+        [sample_of(record, image_root=tmp_path) for record in records],
+        model=model,
+        out=tmp_path / "tuned",
+        config=TuneConfig(batch_size=2, device="cpu", threads=1, epochs=2, max_length=max_length, overlong=overlong),
+        on_refused=lambda refused: None,
+    )
+    assert report.rows == len(counts)
+    assert report.text_tokens + report.image_tokens == 2 * sum(found.total for found in counts)
+    assert report.image_tokens == 2 * sum(found.image for found in counts)
+    assert report.loss_tokens == 2 * sum(found.loss for found in counts)

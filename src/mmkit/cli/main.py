@@ -32,6 +32,7 @@ COMMANDS = (
     "instruct",
     "compose",
     "mix",
+    "stats",
     "render",
     "finetune",
     "predict",

@@ -1,0 +1,1 @@
+"""What a set of records holds, what it cost, where a record comes from; no model is run."""
