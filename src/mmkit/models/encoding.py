@@ -165,8 +165,8 @@ class Chat:
         """The tokens of a conversation that is laid out, without image inputs."""
         stretches = [Stretch.of(piece, texts, replacements) for piece in pieces]
         ids, cover = self._tokenise(stretches)
-        in_loss = [any(stretch.in_loss for stretch in stretches[first:last]) for first, last in cover]
-        is_image = [any(stretch.kind == "image" for stretch in stretches[first:last]) for first, last in cover]
+        in_loss = _of_tokens([stretch.in_loss for stretch in stretches], cover)
+        is_image = _of_tokens([stretch.kind == "image" for stretch in stretches], cover)
         return Encoded(ids, in_loss, is_image, {})
 
     def _tokenise(self, stretches: Sequence[Stretch]) -> tuple[list[int], list[tuple[int, int]]]:
@@ -257,6 +257,11 @@ class Chat:
         replaced = made.get("text_replacement_offsets")
         inputs = {key: value for key, value in made.items() if key not in _TEXT_KEYS and key != "cross_attention_mask"}
         return inputs, [one["replacement"] for one in replaced[0]] if replaced else [self.image_token] * len(images)
+
+
+def _of_tokens(of_stretches: Sequence[bool], cover: Sequence[tuple[int, int]]) -> list[bool]:
+    """For each token whether any stretch that it lies in has the property; nearly every token lies in one."""
+    return [of_stretches[first] if last == first + 1 else any(of_stretches[first:last]) for first, last in cover]
 
 
 def _require_loss(encoded: Encoded) -> None:
