@@ -50,7 +50,7 @@ def test_zero_shot_tasks_are_marked_against_their_own_baseline() -> None:
     )
     main, notes = tables(compare(stl, [ew, tuned], zero_shot=["mme"], zero_baseline="ew"))
     found = lines(main)
-    assert found["mme"] == ["score", "", "1500.0*", "1400.0"]
+    assert found["mme"] == ["score", "", "1500.00*", "1400.00"]
     assert found["ΔI_zero%"] == ["", "", "0.00", "-6.67"]
     assert notes[1] == ["* best of the line, + better than stl, on zero-shot tasks than ew"]
 
@@ -113,7 +113,7 @@ def test_values_have_four_significant_digits_by_the_largest_of_the_line() -> Non
     found = lines(
         tables(compare(method("a", scores(x=0.0)), [method("b", scores(x=0.0)), method("c", scores(x=0))]))[0]
     )
-    assert found["x"][1:] == ["0.0", "0.0", "0.0"]
+    assert found["x"][1:] == ["0.00", "0.00", "0.00"]
     sides = [method(name, scores(x=value, y=value / 1e9)) for name, value in (("a", 1524.41), ("b", 9.5), ("c", 3.0))]
     found = lines(tables(compare(sides[0], sides[1:]))[0])
-    assert found["x"][1:] == ["1524.4*", "9.5", "3.0"] and found["y"][1:] == ["0.000002*", "0.000000", "0.000000"]
+    assert found["x"][1:] == ["1524.41*", "9.50", "3.00"] and found["y"][1:] == ["0.000002*", "0.000000", "0.000000"]

@@ -131,6 +131,12 @@ def test_a_prompt_of_the_users_own(tmp_path: Path) -> None:
         load_prompt("mm-vet", str(tmp_path / "none.txt"))
 
 
+@pytest.mark.parametrize(("metric", "scores"), [("mm-vet", [50]), ("mm-vet", [-0.1]), ("llava-bench", [0, 5])])
+def test_grades_of_another_scale_are_refused(metric: str, scores: list[float]) -> None:
+    with pytest.raises(DataError, match="expected"):
+        Scorer(metric).score({**RECORD, "judgement": {"by": metric, "model": "j", "prompt": "p", "scores": scores}})
+
+
 def test_two_prompts_are_two_rules() -> None:
     record = judged("mm-vet", "0.7")
     other = {**record, "judgement": {**record["judgement"], "prompt": JudgePrompt("mm-vet", "x").digest}}

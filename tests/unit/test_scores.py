@@ -64,7 +64,7 @@ def test_a_score_row_holds_the_whole_story() -> None:
     assert row.samples is not None and row.samples.clusters is None
     assert " ".join(row.to_wire()) == "task metric rule value unit higher_is_better n ci95 unparsed model samples"
     assert ScoreRow.from_wire(json.loads(json.dumps(row.to_wire()))) == row
-    assert table([row])[1] == ["slake", "em (strict)", "80.0 %", "49.0 to 94.3", "10", "1", ""]
+    assert table([row])[1] == ["slake", "em (strict)", "80.0 %", "49.0 to 94.3", "10", "1", "", ""]
 
 
 def test_a_table_shows_what_a_small_scale_can_tell() -> None:

@@ -59,6 +59,9 @@ def _to_stdout(data: bytes) -> None:
         raise full from None
 
 
+_LONGEST_UNCUT, _WIDE = 12, 10_000
+
+
 def show(table: Sequence[Sequence[str]]) -> None:
     """Print a table to stdout; columns that are empty in every row are left out."""
     from rich.box import SIMPLE
@@ -72,7 +75,11 @@ def show(table: Sequence[Sequence[str]]) -> None:
     used = [i for i in range(len(header)) if any(row[i] for row in body)]
     drawn = Table(box=SIMPLE, show_edge=False)
     for i in used:
-        drawn.add_column(Text(header[i]), overflow="fold")
+        # At least the longest word: a number that is cut in two is another number.
+        words = [word for row in table for word in row[i].split()]
+        drawn.add_column(Text(header[i]), overflow="fold", min_width=min(max(map(len, words)), _LONGEST_UNCUT))
     for row in body:
         drawn.add_row(*(Text(escape(row[i])) for i in used))
-    Console().print(drawn)
+    # A terminal that is too narrow breaks the lines itself: nothing is left out.
+    least = Console(width=_WIDE).measure(drawn).minimum
+    Console(width=max(Console().width, least)).print(drawn)

@@ -154,9 +154,9 @@ def _metric(key: Key) -> str:
 
 
 def _decimals(values: Sequence[float | None]) -> int:
-    """As many as give the largest four significant digits; one at least, six at most."""
+    """As many as give the largest four significant digits; two at least, as tables print, and six at most."""
     largest = max((abs(value) for value in values if value is not None), default=0.0)
-    return min(max(3 - math.floor(math.log10(largest)), 1), 6) if largest else 1
+    return min(max(3 - math.floor(math.log10(largest)), 2), 6) if largest else 2
 
 
 def _number(spread: Spread | None, decimals: int) -> str:

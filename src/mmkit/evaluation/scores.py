@@ -218,10 +218,11 @@ def table(rows: Sequence[ScoreRow]) -> list[list[str]]:
             "" if row.n is None else str(row.n),
             "" if row.unparsed is None else str(row.unparsed),
             row.model or "",
+            ", ".join(f"{name} {figure:.1f}" for name, figure in (row.details or {}).items()),
         ]
         for row in rows
     ]
-    return [["task", "metric", "value", "95 % interval", "n", "unparsed", "model"], *body]
+    return [["task", "metric", "value", "95 % interval", "n", "unparsed", "model", "details"], *body]
 
 
 def _decimals(row: ScoreRow) -> int:

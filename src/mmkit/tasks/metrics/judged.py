@@ -19,7 +19,9 @@ def mm_vet(record: Record) -> Score:
     Range 0 to 100 %. Source: MM-Vet (Yu et al. 2023). Deviation: one grading, not the mean of five.
     """
     judge, (grade,) = _judgement(record, "mm-vet", 1)
-    return Score(100 * min(max(grade, 0.0), 1.0), str(grade), by=judge)
+    if not 0 <= grade <= 1:
+        raise DataError("judgement.scores: expected a grade from 0 to 1")
+    return Score(100 * grade, str(grade), by=judge)
 
 
 def llava_bench(record: Record) -> Score:
@@ -36,9 +38,11 @@ def llava_bench(record: Record) -> Score:
 
 
 def relative_grade(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Summed grades of the answers over those of the references, in percent: shape (..., 2) to (...)."""
-    ratio: NDArray[np.float64] = 100 * sums[..., 0] / sums[..., 1]
-    return ratio
+    """Summed grades of the answers over those of the references, in percent: shape (..., 2) to (...); 0 of none."""
+    import numpy as np
+
+    candidate, reference = sums[..., 0], sums[..., 1]
+    return np.divide(100 * candidate, reference, out=np.zeros_like(reference), where=reference > 0)
 
 
 def _judgement(record: Record, metric: str, count: int) -> tuple[str, Sequence[float]]:
