@@ -64,7 +64,8 @@ REPLIES_FOR_B = [
     "A lung is seen.\n**Answer: B**", "Option B", "option b.", "[B]", "B, because it shows air", "B, lung", "B - lung",
     "The lung", "The answer is the lung.", '"B"', 'The answer is "B".', "“lung”", "The correct option is B.",
     "The best choice is option (B).", "The answer would be B", "The answer should be (B) lung.", "B。", "B：lung",
-    "B. lung\nA. liver is too low.",
+    "B. lung\nA. liver is too low.", "B. It shows air.", "B. lung. It shows air.",
+    "答案是B", "正确答案：B。", "选项B", "答案是 (B)。因为它在上面。", "B。因为它在上面。",
 ]  # fmt: skip
 
 
@@ -98,6 +99,9 @@ def test_an_option_is_read(reply: str) -> None:
         "B, liver",
         "A - heart",
         "The first option is B",
+        "B. coli is seen",
+        "A. liver B. lung C. left kidney D. heart",
+        "B. Heart. It beats.",
     ],
 )
 def test_an_option_is_never_guessed(reply: str) -> None:

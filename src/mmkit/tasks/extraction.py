@@ -27,15 +27,19 @@ Box: TypeAlias = tuple[float, float, float, float]
 
 _STATES = r"[*`]*(?:\s+(?:is|(?:would|should)\s+be)\b\s*:?|\s*:)(?:[*`]+(?=\s))?"
 _STATEMENT = re.compile(rf"\banswer{_STATES}", re.IGNORECASE)
-_OF_OPTION = re.compile(rf"\b(?:answer|(?:correct|right|best)\s(?:option|choice)){_STATES}", re.IGNORECASE)
+_OF_OPTION = re.compile(
+    rf"\b(?:answer|(?:correct|right|best)\s(?:option|choice)){_STATES}|答案\s?[是为：:]\s?[：:]?", re.IGNORECASE
+)
 _EMPHASISED = re.compile(r"(?:([*`]{1,3})([^*`]+)\1|([^*`]+)\*\*)([.,;:!?]?)")
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s|(?<=。)")
 _REASON = re.compile(r"\s(?:because|since)\b", re.IGNORECASE)
 _EMPHASIS = str.maketrans("", "", "*`")
 _QUOTED = re.compile(r"[\"'“‘](.+)[\"'”’](\.?)", re.DOTALL)
 _LETTER = re.compile(
-    r"(?:(?:option|choice)\s)?[(\[]?([a-z])(?:[)\]]?[.:,。．：]|[)\]]|\s[-–—]\s|$)\s*(.*)", re.DOTALL | re.IGNORECASE
+    r"(?:(?:option|choice)\s|选项\s?)?[(\[]?([a-z])(?:[)\]]?[.:,。．：]|[)\]]|\s[-–—]\s|$)\s*(.*)",
+    re.DOTALL | re.IGNORECASE,
 )
+_LISTED = re.compile(r"(?<!\w)[A-Z][.:)]")
 _LABEL = re.compile(r"\s*\(?([A-Z])(?:\)?[.:]|\))\s*")
 _YES_NO = re.compile(r"\b(yes|no)\b(?=\s*(?:$|[,.;:!。，！\n]))", re.IGNORECASE)
 _OPENING_YES_NO = re.compile(
@@ -126,10 +130,20 @@ class Options:
         if len({found for line in set(reply.split("\n")) if (found := self.find(line)) is not None}) > 1:
             return None  # the options listed once more are no answer
         line, sentence, _ = _spans(reply)
-        if _LETTER.fullmatch(sentence) and sentence != line:
-            sentence = line  # "B. heart", where B is the lung, is not the sentence "B." and another one
-        parts = (line, _REASON.split(line, maxsplit=1)[0], sentence)
-        return next((found for part in parts if (found := self.find(part)) is not None), None)
+        for part in (line, _REASON.split(line, maxsplit=1)[0]):
+            if (found := self.find(part)) is not None:
+                return found
+        return self._before(sentence, line[len(sentence) :].strip())
+
+    def _before(self, sentence: str, rest: str) -> int | None:
+        """The option that the first sentence of a line names, for what the rest of the line says of it."""
+        second = _SENTENCE_END.split(rest, maxsplit=1)[0]
+        if _LETTER.fullmatch(sentence) and rest:
+            if self._by_text(second) is not None:
+                return self.find(f"{sentence} {second}")  # "B. heart." contradicts itself where B is the lung
+            if rest[0].islower() or _LISTED.search(rest):
+                return None  # "E. coli is seen"; "A. liver B. lung C. heart"
+        return self.find(sentence)
 
     def _by_text(self, text: str) -> int | None:
         exact, bare = self._exact.get(text), plain(text)
