@@ -109,6 +109,27 @@ def test_a_processor_without_a_rule_sees_a_blank_image_of_that_size(
     assert len({count.image for count in by_rule}) == 3
 
 
+@pytest.mark.parametrize("family", ["idefics3", "smolvlm"])
+def test_tiles_are_counted_where_the_longest_edge_is_no_whole_number_of_them(
+    family: str, tiny_model: Callable[[str], Path]
+) -> None:
+    """There the processors' own get_number_of_image_patches differs from what they do with images."""
+    chat = load_chat(str(tiny_model(family)))
+    images = chat.processor.image_processor
+    images.size = type(images.size)(longest_edge=images.max_image_size["longest_edge"] * 5 // 2)
+    draw, seen = random.Random(family), set()
+    for _ in range(80):
+        size = (draw.randint(8, 300), draw.randint(8, 300))
+        messages = [
+            {"role": "user", "content": [{"type": "image"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "red"}]},
+        ]
+        count = TokenCounter(chat).count(messages, [size])
+        assert count == counted(chat.encode(messages, [Image.new("RGB", size)]))
+        seen.add(count.image)
+    assert len(seen) >= 4
+
+
 def test_published_settings_give_the_published_numbers(tiny_model: Callable[[str], Path]) -> None:
     """576 for LLaVA-1.5 at 336 pixels in patches of 14, whatever the image's size (MLAN, Liu et al. 2024)."""
     chat = load_chat(str(tiny_model("llava")))

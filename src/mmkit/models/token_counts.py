@@ -134,8 +134,8 @@ def _patches(processor: Any, width: int, height: int) -> Mapping[str, Any] | Non
 def _tiles(processor: Any, width: int, height: int) -> Mapping[str, Any] | None:
     """Idefics3 and SmolVLM: rows and columns of tiles, none where one tile holds the image.
 
-    Deviation from the processors' own get_number_of_image_patches: the shorter edge is rounded up to whole tiles after
-    it was scaled with the longer one, as they do it with images.
+    Deviation from the processors' own get_number_of_image_patches, which differs where the longest edge is no whole
+    number of tiles: the shorter edge is rounded up after it was scaled with the longer one, as they do it with images.
     """
     images = processor.image_processor
     longest, tile = images.size.get("longest_edge"), images.max_image_size["longest_edge"]
