@@ -7,14 +7,13 @@ note that tells the world; a vision task has a picture of it and nothing else. W
 |---|---|---|---|
 | colour | question answering | short | what colour is it? |
 | thing | question answering | choice of four | which thing is it? |
-| which-colour | question answering | choice of four | which of these colours does it have? |
-| there | question answering | yes-no | is there a red circle? |
 | warm | reasoning | yes-no | does it have a warm colour? |
-| not-place, not-size | reasoning | short | where is it not? which size does it not have? |
-| size-and-thing, colour-and-thing | reasoning | choice of four | which of these is it? small circle, large circle, … |
+| not-place | reasoning | short | where is it not? |
+| size-and-thing | reasoning | choice of four | which of these is it? small circle, large circle, … |
 
-Reasoning takes two of the world's facts together, their opposites, or what is known of colours and stands in no note
-(which ones are warm). Notes are about drawable shapes and about other things, pictures about shapes only.
+Reasoning takes two of the world's facts together, an opposite, or what is known of colours and stands in no note (which
+ones are warm). Pictures are of shapes. Notes for training are about shapes and ten other things, held-out ones about
+ten things that no other note names.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from mmkit.testing.planted.scene import PLACES, SIDE, Question, Scene
 SIZES = {"small": 8, "large": 14}
 """The radius of a drawing, in pixels."""
 NUM_CHOICES = 4
+_SEEN, _UNSEEN = NOUNS[:10], NOUNS[10:]
 _MARGIN = 2
 _LESSONS = {"repeat": 0.3, "retell": 0.3, "caption": 0.4}
 
@@ -49,8 +49,8 @@ class TaskSet:
 
     @property
     def name(self) -> str:
-        """Such as note-colour or picture-there."""
-        return f"{'note' if self.modality == 'language' else 'picture'}-{self.asked}"
+        """Such as note-colour or, held out, new-picture-warm."""
+        return f"{'new-' * self.held_out}{'note' if self.modality == 'language' else 'picture'}-{self.asked}"
 
     @property
     def family(self) -> str:
@@ -94,20 +94,20 @@ class World:
 
 
 _FAMILIES = {
-    **dict.fromkeys(("colour", "thing", "which-colour", "there"), "question-answering"),
-    **dict.fromkeys(("warm", "not-place", "not-size", "size-and-thing", "colour-and-thing"), "reasoning"),
+    **dict.fromkeys(("colour", "thing"), "question-answering"),
+    **dict.fromkeys(("warm", "not-place", "size-and-thing"), "reasoning"),
 }
 TRAINING = (
     *(TaskSet(asked, "language", False) for asked in ("colour", "thing", "warm", "not-place", "size-and-thing")),
     *(TaskSet(asked, "vision", False) for asked in ("colour", "size-and-thing")),
 )
-"""Five sets of language and two of vision, with the answer types of the paper's; no picture is asked for yes or no."""
+"""Five sets of language and two of vision, as many as the paper's; no picture is asked for yes or no."""
 HELD_OUT = tuple(
     TaskSet(asked, modality, True)
     for modality in ("language", "vision")
-    for asked in ("which-colour", "there", "not-size", "colour-and-thing")
+    for asked in ("colour", "size-and-thing", "warm", "not-place")
 )
-"""Four sets in either modality; none of what they ask is asked in training."""
+"""Four sets in either modality: two that training asks in both modalities, two that it asks of notes alone."""
 
 
 def tasks(task_set: TaskSet, count: int, seed: int = 0) -> Iterator[tuple[dict[str, Any], Scene | None]]:
@@ -116,7 +116,8 @@ def tasks(task_set: TaskSet, count: int, seed: int = 0) -> Iterator[tuple[dict[s
     A record has `task` (the set's name), `family`, `question`, `answer`, `answer_type`, `choices` where there are any,
     and `context` or `images`. Row i depends on (seed, set, i) only.
     """
-    things = SHAPES if task_set.modality == "vision" else SHAPES + NOUNS
+    others = _UNSEEN if task_set.held_out else SHAPES + _SEEN
+    things = SHAPES if task_set.modality == "vision" else others
     for index in range(count):
         row_id = f"{task_set.name}-{index:05d}"
         rng = seeds.generator(seed, row_id, "planted.bimodal")
@@ -170,35 +171,15 @@ def _question(asked: str, world: World, things: Sequence[str], rng: Random) -> t
         return _asked("short", "what colour is it?", world.colour), []
     if asked == "not-place":
         return _asked("short", "where is it not?", _other(world.place, PLACES, rng)), []
-    if asked == "not-size":
-        return _asked("short", "which size does it not have?", _other(world.size, list(SIZES), rng)), []
     if asked == "warm":
         return _asked("yes-no", "does it have a warm colour?", "yes" if world.colour in WARM else "no"), []
-    if asked == "there":
-        return _there(world, things, rng), []
     if asked == "thing":
-        return _asked("choice", "which thing is it?", world.thing), _choices(world.thing, things, rng)
-    if asked == "which-colour":
-        choices = _choices(world.colour, list(COLOURS), rng)
-        return _asked("choice", "which of these colours does it have?", world.colour), choices
-    if asked == "size-and-thing":
-        wording, own, other = "which of these is it?", world.size, _other(world.size, list(SIZES), rng)
-    else:
-        wording, own, other = "which of these is on the page?", world.colour, _other(world.colour, list(COLOURS), rng)
+        others = rng.sample([thing for thing in things if thing != world.thing], NUM_CHOICES - 1)
+        return _asked("choice", "which thing is it?", world.thing), rng.sample([world.thing, *others], NUM_CHOICES)
     named = (world.thing, _other(world.thing, things, rng))
-    choices = [f"{first} {thing}" for first in (own, other) for thing in named]
-    return _asked("choice", wording, f"{own} {world.thing}"), rng.sample(choices, len(choices))
-
-
-def _there(world: World, things: Sequence[str], rng: Random) -> Question:
-    """What is there, or half of the time what is not: another colour or another thing."""
-    colour, thing, is_there = world.colour, world.thing, rng.random() < 0.5
-    if not is_there and rng.random() < 0.5:
-        colour = _other(colour, list(COLOURS), rng)
-    elif not is_there:
-        thing = _other(thing, things, rng)
-    article = "an" if colour == "orange" else "a"
-    return _asked("yes-no", f"is there {article} {colour} {thing}?", "yes" if is_there else "no")
+    choices = [f"{size} {thing}" for size in SIZES for thing in named]
+    answer = f"{world.size} {world.thing}"
+    return _asked("choice", "which of these is it?", answer), rng.sample(choices, NUM_CHOICES)
 
 
 def _asked(answer_type: str, question: str, answer: str) -> Question:
@@ -207,11 +188,6 @@ def _asked(answer_type: str, question: str, answer: str) -> Question:
 
 def _other(own: str, pool: Sequence[str], rng: Random) -> str:
     return rng.choice([text for text in pool if text != own])
-
-
-def _choices(right: str, pool: Sequence[str], rng: Random) -> list[str]:
-    others = rng.sample([text for text in pool if text != right], NUM_CHOICES - 1)
-    return rng.sample([right, *others], NUM_CHOICES)
 
 
 def _facts(world: World, rng: Random) -> str:
