@@ -143,6 +143,9 @@ def test_prices_may_stand_in_mmkit_toml(mmkit: Mmkit, write: Write) -> None:
     done = mmkit("stats", write("tasks.jsonl", TASKS), "--ledger")
     assert done.rows()[-1]["cost"] == 3
     assert mmkit("stats", "tasks.jsonl").code == 0
+    write("mmkit.toml", b'model = "nowhere/at/all/here"\n')
+    assert mmkit("stats", "tasks.jsonl", "--model", "").rows()[0]["model"] is None
+    assert mmkit("stats", "tasks.jsonl").code == 66
 
 
 def test_a_trace_goes_through_all_files(mmkit: Mmkit, write: Write) -> None:
@@ -171,6 +174,8 @@ def test_a_trace_goes_through_all_files(mmkit: Mmkit, write: Write) -> None:
         (["--ledger", "--model", "m"], "--model has no say in --ledger"),
         (["--per-row", "--model", "m", "--figure", "f.svg"], "--figure has no say in --per-row"),
         (["--pairs", "5"], "--pairs needs --diversity"),
+        (["--trace", "1", "--max-reject-rate", "0.5"], "--max-reject-rate has no say in --trace"),
+        (["--trace", "1", "--to", "arrow"], "--to has no say in --trace"),
         (["--ledger", "--price", "a"], "expected MODEL=IN,OUT"),
         (["in.jsonl"], "a second set of the name"),
         (["x=in.jsonl,in.jsonl"], "given twice"),

@@ -67,6 +67,7 @@ def command(
     """
     modes = {"--per-row": per_row, "--diversity": diversity, "--ledger": ledger, "--trace": trace is not None}
     mode = _only(modes)
+    model = model or None  # --model "" leaves out one that mmkit.toml names
     _refuse_idle(streams, mode, model)
     if mode == "--trace":
         assert trace is not None
@@ -112,6 +113,8 @@ def _refuse_idle(streams: Streams, mode: str | None, model: str | None) -> None:
         if getattr(source, "name", None) == "COMMANDLINE" and mode not in of:
             where = f"has no say in {mode}" if mode else f"needs {of[0]}"
             raise UsageError(f"--{name.replace('_', '-')} {where}")
+    if mode == "--trace" and (idle := sorted(streams.given(in_file=False) - {"inputs", "output", "from_format"})):
+        raise UsageError(f"--{idle[0].removesuffix('_format').replace('_', '-')} has no say in --trace")
     needs = [name for name in ("baseline", "max_length") if streams.context.params.get(name) is not None]
     if model is None and mode in (None, "--per-row") and (needs or mode):
         what = mode or f"--{needs[0].replace('_', '-')}"
