@@ -1,13 +1,14 @@
 """The plain loops that mmkit is measured against: parse, check or decide, write; one process, nothing else kept.
 
-`python benchmarks/baselines.py validate|contains|llava INPUT OUTPUT`. They call the library's own checks, so that what
-is compared is the stream around them: accounting, journal, exactness, original bytes.
+`python benchmarks/baselines.py validate|contains|llava INPUT... OUTPUT`. They call the library's own checks, so that
+what is compared is the stream around them: accounting, journal, exactness, original bytes.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,14 @@ def rows(path: str) -> Iterator[dict[str, Any]]:
             yield orjson.loads(line)
 
 
-def main(work: Work, source: str, target: str) -> None:
+def main(work: Work, sources: Sequence[str], target: str) -> None:
     with open(target, "wb", buffering=_BUFFER) as out:  # noqa: PTH123
-        for record in rows(source):
+        for record in chain.from_iterable(map(rows, sources)):
             result = work(record)
             if result is not None:
                 out.write(orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE))
 
 
 if __name__ == "__main__":
-    name, *files = sys.argv[1:]
-    main(contains() if name == "contains" else {"validate": checked, "llava": from_llava}[name], *files)
+    name, *inputs, output = sys.argv[1:]
+    main(contains() if name == "contains" else {"validate": checked, "llava": from_llava}[name], inputs, output)

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = ("startup", "rows", "scoring", "engine_transformers", "engine_openai", "training", "training_rivals")
+NAMES = ("startup", "rows", "mixing", "scoring", "engine_transformers", "engine_openai", "training", "training_rivals")
 PACKAGES = ("mmkit", "typer", "orjson", "numpy", "pycocoevalcap", "torch", "transformers", "peft", "trl")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def sample(
 ) -> mix.Sample:
     """The sample of files that exist."""
     frame = mix.Frame(strata.label_by(by, strata.file_names(inputs)), seed=seed, **frame_options)
-    frame.read(read(inputs), strict=strict)
+    frame.read(lambda wanted: read(inputs, wanted=wanted), strict=strict)
     shares = strata.parse_ratio(ratio) if ratio is not None else None
     return frame.draw(strata.equal(frame.cells) if shares is None else strata.by_ratio(frame.cells, shares), budget)
 
@@ -190,8 +191,8 @@ def test_mlans_counts_are_exact_and_only_what_is_short_is_bootstrapped() -> None
     """80,000 rows of the data sets of MLAN's Table 3, in the sizes it gives."""
     mixture = mixtures.named("mlan")
     frame = mix.Frame(mixture.label("task", {"all": "all"}))
-    for name, count in (TABLE_3 | TABLE_3_VISION).items():
-        frame.read(in_memory(name, count, image=name in TABLE_3_VISION))
+    sizes = (TABLE_3 | TABLE_3_VISION).items()
+    frame.read(lambda _: chain(*(in_memory(name, count, image=name in TABLE_3_VISION) for name, count in sizes)))
 
     def drawn(name: str) -> tuple[dict[str, int], set[str]]:
         result = frame.draw(mixtures.named(name).strata(frame.cells), mixture.budget).drawn
@@ -318,3 +319,18 @@ def test_a_sample_of_other_rows_has_another_digest(tmp_path: Path) -> None:
     digests = {sample([str(source)], budget, seed=seed).digest() for budget in (5, 6) for seed in (0, 1)}
     assert len(digests) == 4
     assert sample([str(source)], 5).digest() in digests
+
+
+def test_an_input_that_grows_between_the_passes_is_an_error(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_bytes(dump(rows(3)))
+    drawn = sample([str(source)], 2)
+    source.write_bytes(dump(rows(4)))
+    for options in ({}, {"dropped": str(tmp_path / "dropped")}):
+        with pytest.raises(DataError, match="the input has grown since it was read first"):
+            run(
+                mix.mix_stage(drawn),
+                StreamOptions([str(source)], str(tmp_path / "out"), **options),
+                command="mix",
+                wanted=drawn.wants,
+            )

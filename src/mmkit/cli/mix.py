@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -86,7 +87,7 @@ def command(
     records = (record for path in heldout or () for record in read_records(path))
     held_out = HeldOut(records, image_root) if heldout else None
     frame = mix.Frame(proportions.label, seed=seed, held_out=held_out, in_tokens=budget_tokens is not None)
-    frame.read(_first_pass(streams, inputs), strict=streams.rejects is None)
+    frame.read(partial(_rows, streams, inputs), strict=streams.rejects is None)
     sample = frame.draw(proportions.strata(frame.cells), total)
     missing = proportions.missing(frame.cells)
     absent = [f"{mixture} has {listed(missing)} besides"] if missing else []
@@ -95,6 +96,7 @@ def command(
         inputs=inputs,
         identity={"sample": sample.digest()},
         notes=lambda: [*sample.notes(), *absent],
+        wanted=sample.wants,
     )
 
 
@@ -114,12 +116,13 @@ def _files(streams: Streams) -> list[str]:
     return sorted(inputs)
 
 
-def _first_pass(streams: Streams, inputs: Sequence[str]) -> Iterator[Row | Rejected]:
+def _rows(streams: Streams, inputs: Sequence[str], wanted: Callable[[int], bool] | None) -> Iterator[Row | Rejected]:
+    """The input, within --limit."""
     from itertools import islice
 
     from mmkit.streams import read
 
-    return islice(read(inputs, fmt=streams.from_format), streams.limit)
+    return islice(read(inputs, fmt=streams.from_format, wanted=wanted), streams.limit)
 
 
 @dataclass(frozen=True)

@@ -98,11 +98,13 @@ class Streams(OptionGroup):
         identity: Mapping[str, Any] | None = None,
         notes: Callable[[], Sequence[str]] = tuple,
         resumable: bool = True,
+        wanted: Callable[[int], bool] | None = None,
     ) -> Summary:
         """Run the stage over the rows and say on stderr what became of them.
 
         `inputs` are read in place of the command line's; `identity` holds what decides the output beside the options
-        (the contents of side inputs); `notes` are asked at the end what else there is to say.
+        (the contents of side inputs); `notes` are asked at the end what else there is to say; `wanted` says which
+        rows the stage looks at, by position.
         """
         from mmkit import console
         from mmkit.streams import StreamOptions, run
@@ -132,6 +134,7 @@ class Streams(OptionGroup):
             window=window,
             kind=kind,
             resumable=resumable,
+            wanted=wanted,
         )
         summary.notes.extend(notes())
         console.say(f"mmkit {command}: {summary.line()}")

@@ -13,9 +13,9 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmkit import __version__, console, seeds
 from mmkit.data.heldout import HeldOut
@@ -25,6 +25,7 @@ from mmkit.records import with_lineage
 from mmkit.streams import Dropped, Rejected, Row
 from mmkit.streams.rows import Each
 from mmkit.streams.sinks import encode_part
+from mmkit.streams.sources import Wanted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +46,7 @@ _WHY_DROPPED = (
 
 
 class Frame:
-    """What is drawn from: of each row its cell, key, id and content as numbers, 29 bytes in all, and never the row."""
+    """What is drawn from: of each row its cell, key and id as numbers, 21 bytes in all, and never the row."""
 
     def __init__(
         self, label: Label, *, seed: int = 0, held_out: HeldOut | None = None, in_tokens: bool = False
@@ -54,9 +55,11 @@ class Frame:
         self._label, self._seed, self._held_out, self._in_tokens = label, seed, held_out, in_tokens
         self._cells: dict[Cell, int] = {}
         self._cell_of_row = array("I")
-        self._keys, self._ids, self._contents, self._sizes = array("Q"), array("Q"), array("Q"), array("Q")
+        self._keys, self._sizes = array("Q"), array("Q")
+        self._ids = array("q")  # as Python hashes them, which is only good within this process, and enough here
         self._fates = bytearray()
         self._refused: dict[int, MmkitError] = {}
+        self._contents: dict[int, int] = {}  # of rows whose data set and id are another's, too
 
     @property
     def cells(self) -> list[Cell]:
@@ -65,9 +68,13 @@ class Frame:
             raise DataError("there is no row to draw from")
         return list(self._cells)
 
-    def read(self, rows: Iterable[Row | Rejected], *, strict: bool = True) -> None:
-        """Take in all rows of the input. The first bad one is an error, or with `strict` false left out."""
-        for row in rows:
+    def read(self, rows: Callable[[Wanted | None], Iterable[Row | Rejected]], *, strict: bool = True) -> None:
+        """Take in all rows of the input. The first bad one is an error, or with `strict` false left out.
+
+        `rows` reads the input, or those of its rows that are wanted. It is called a second time if there are rows that
+        share data set and id, for their contents to be compared.
+        """
+        for row in rows(None):
             try:
                 if isinstance(row, Rejected):
                     raise row.error
@@ -77,6 +84,11 @@ class Frame:
                     raise type(error)(f"{row.source}:{row.line}: {console.escape(str(error))}") from error
                 self._refused[row.position] = error
                 self._pass_over(UNREADABLE)
+        is_twin = self._are_twins()
+        if any(is_twin):
+            for row in rows(lambda position: bool(is_twin[position])):
+                if is_twin[row.position] and isinstance(row, Row):
+                    self._contents[row.position] = _content(row)
 
     def draw(self, strata: Sequence[Stratum], budget: int) -> Sample:
         """The sample of `budget` units (rows or tokens), shared out as the strata say.
@@ -88,7 +100,7 @@ class Frame:
 
         fates = np.array(self._fates, np.uint8)
         distinct = self._distinct(fates)
-        names = _Names(np.array(self._ids), np.array(self._keys), np.array(self._contents), distinct)
+        names = _Names(np.array(self._ids), np.array(self._keys), distinct)
         pools = quotas(strata, budget)
         pool_of_cell = np.full(len(self._cells), len(pools), np.int64)
         for number, pool in enumerate(pools):
@@ -118,31 +130,38 @@ class Frame:
         self._fates.append(CANDIDATE)
         self._cell_of_row.append(number)
         self._keys.append(seeds.derive(self._seed, f"{cell.dataset}:{own_id}", "mix"))
-        self._ids.append(_id_hash(own_id))
-        self._contents.append(_content(row, own_id))
+        self._ids.append(hash(own_id))
         if self._in_tokens:
             self._sizes.append(size)
 
     def _pass_over(self, fate: int) -> None:
         self._fates.append(fate)
         self._cell_of_row.append(_NO_CELL)
-        for column in (self._keys, self._ids, self._contents):
-            column.append(0)
+        self._keys.append(0)
+        self._ids.append(0)
         if self._in_tokens:
             self._sizes.append(0)
+
+    def _are_twins(self) -> bytes:
+        """Of each row whether it is a candidate that has the data set and id of another one."""
+        import numpy as np
+
+        candidates = np.flatnonzero(np.array(self._fates, np.uint8) == CANDIDATE)
+        are_twins = np.zeros(len(self._fates), np.uint8)
+        are_twins[candidates[_occurring_twice(np.array(self._keys)[candidates])]] = 1
+        return are_twins.tobytes()
 
     def _distinct(self, fates: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The positions of all candidates but for exact duplicates, which are marked."""
         import numpy as np
 
-        candidates = np.flatnonzero(fates == CANDIDATE)
-        keys, contents = np.array(self._keys)[candidates], np.array(self._contents)[candidates]
-        order = np.lexsort((contents, keys))  # stable: of equal rows the one that is read first stands first
-        keys, contents, positions = keys[order], contents[order], candidates[order]
-        again = np.zeros(len(order), bool)
-        again[1:] = (keys[1:] == keys[:-1]) & (contents[1:] == contents[:-1])
-        fates[positions[again]] = DUPLICATE
-        return positions[~again]
+        seen = set()
+        for position, content in self._contents.items():  # of equal rows the one that is read first stays
+            row = self._keys[position], content
+            if row in seen:
+                fates[position] = DUPLICATE
+            seen.add(row)
+        return np.flatnonzero(fates == CANDIDATE)
 
     def _draws(
         self, positions: NDArray[np.int64], sizes: NDArray[np.int64], quota: int, pool: Pool
@@ -180,7 +199,9 @@ class Frame:
         return np.argsort(np.array([self._key_of_pass(p, number) for p in positions], np.uint64), kind="stable")
 
     def _key_of_pass(self, position: int, number: int) -> int:
-        return seeds.derive(self._seed, f"{self._keys[position]:x}:{self._contents[position]:x}", f"mix.{number}")
+        return seeds.derive(
+            self._seed, f"{self._keys[position]:x}:{self._contents.get(position, 0):x}", f"mix.{number}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,17 +229,24 @@ class Sample:
         in_tokens: bool,
     ) -> None:
         self._counts, self._fates, self._names = counts, fates, names
+        self._wanted: bytes = ((counts > 0) | (fates == UNREADABLE)).tobytes()
         self._datasets, self._cell_of_row, self._refused = datasets, cell_of_row, refused
         self.drawn, self._in_tokens = drawn, in_tokens
+
+    def wants(self, position: int) -> bool:
+        """Whether it takes the row at a position to know what becomes of it. Raises DataError for one that is new."""
+        if position >= len(self._wanted):
+            raise DataError("the input has grown since it was read first")
+        return bool(self._wanted[position])
 
     def rows_of(self, row: Row) -> Row | list[Row] | Dropped:
         """The row as often as it is drawn. Raises what the row was refused for."""
         position = row.position
+        if not self.wants(position):
+            return Dropped(row, _WHY_DROPPED[self._fates[position]])
         if position in self._refused:
             raise self._refused[position]
         count = int(self._counts[position])
-        if not count:
-            return Dropped(row, _WHY_DROPPED[self._fates[position]])
         first = self._named(row, 1)
         return first if count == 1 else [first, *(self._named(row, copy) for copy in range(2, count + 1))]
 
@@ -254,7 +282,7 @@ class Sample:
     def _named(self, row: Row, copy: int) -> Row:
         """The row, or a child with an id of its own where others have its id, and for a copy."""
         own_id = _own_id(row)
-        name = self._names.name(own_id, row.position, self._datasets[self._cell_of_row[row.position]], copy)
+        name = self._names.name(row, own_id, self._datasets[self._cell_of_row[row.position]], copy)
         if name == row.record["id"]:
             return row
         record = {**row.record, "id": name}
@@ -268,14 +296,12 @@ class _Names:
 
     def __init__(
         self,
-        ids: NDArray[np.uint64],
+        ids: NDArray[np.int64],
         keys: NDArray[np.uint64],
-        contents: NDArray[np.uint64],
         distinct: NDArray[np.int64],
     ) -> None:
         import numpy as np
 
-        self._contents = contents
         self._taken = np.unique(ids[distinct])
         self.ambiguity: NDArray[np.uint8] = np.zeros(len(ids), np.uint8)
         """Of each row, whether its id alone (1) or even with its data set (2) is another row's, too."""
@@ -283,25 +309,25 @@ class _Names:
         self.ambiguity[distinct[shared]] = 1
         self.ambiguity[distinct[shared & _occurring_twice(keys[distinct])]] = 2
 
-    def name(self, record_id: str, position: int, dataset: str, copy: int) -> str:
+    def name(self, row: Row, own_id: str, dataset: str, copy: int) -> str:
         """`ID`, `DATASET:ID` where others have the id, with `@CONTENT` where that is not enough; `#2` for a copy."""
-        content = f"@{int(self._contents[position]):016x}"
-        name = record_id
-        if ambiguity := self.ambiguity[position]:
-            # An id that looks like a copy's has to differ from the copies of others.
-            name = f"{dataset}:{record_id}" + (content if ambiguity > 1 or "#" in record_id else "")
-            name = self._free(name, content)
-        return name if copy == 1 else self._free(f"{name}#{copy}", content)
+        name = own_id
+        if ambiguity := self.ambiguity[row.position]:
+            name = f"{dataset}:{own_id}"
+            if ambiguity > 1 or "#" in own_id:  # an id that looks like a copy's has to differ from the copies of others
+                name += _suffix(row)
+            name = self._free(name, row)
+        return name if copy == 1 else self._free(f"{name}#{copy}", row)
 
-    def _free(self, name: str, content: str) -> str:
+    def _free(self, name: str, row: Row) -> str:
         while self._is_taken(name):
-            name += content
+            name += _suffix(row)
         return name
 
     def _is_taken(self, name: str) -> bool:
         import numpy as np
 
-        wanted = np.uint64(_id_hash(name))
+        wanted = np.int64(hash(name))
         place = int(np.searchsorted(self._taken, wanted))
         return place < len(self._taken) and bool(self._taken[place] == wanted)
 
@@ -311,31 +337,35 @@ def mix_stage(sample: Sample) -> Each:
     return Each(sample.rows_of)
 
 
-def _occurring_twice(values: NDArray[np.uint64]) -> NDArray[np.bool_]:
+def _occurring_twice(values: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Of each value whether another is equal to it."""
     import numpy as np
 
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    twice: NDArray[np.bool_] = (counts > 1)[place]
-    return twice
+    ordered = np.sort(values)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    return np.isin(values, repeated)
 
 
 def _own_id(row: Row) -> str:
     """The row's id; where the reader made it from content and line, the part that does not depend on the line."""
     record_id: str = row.record["id"]
-    made = _MADE_ID.fullmatch(record_id) if row.raw is None else None
+    if row.raw is not None:
+        return record_id
+    made = _MADE_ID.fullmatch(record_id)
     return made[1] if made is not None and int(made[2]) == row.line else record_id
 
 
-def _content(row: Row, own_id: str) -> int:
+def _content(row: Row) -> int:
     """A hash of the row."""
+    own_id = _own_id(row)
     if own_id != row.record["id"]:
         return int(own_id, 16)
     raw = encode_part(row.record) if row.raw is None else row.raw
-    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big")
+    return int.from_bytes(hashlib.sha256(raw).digest()[:8], "big")
 
 
-def _id_hash(record_id: str) -> int:
-    return seeds.derive(0, record_id, "mix.id")
+def _suffix(row: Row) -> str:
+    return f"@{_content(row):016x}"
 
 
 def _num_tokens(row: Row) -> int:

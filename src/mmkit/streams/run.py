@@ -20,7 +20,7 @@ from mmkit.records import Record
 from mmkit.streams import sinks
 from mmkit.streams.journal import BackgroundSync, Checkpoint, Journal
 from mmkit.streams.rows import Check, Dropped, Each, Kept, Rejected, Result, Row, Stage, Used
-from mmkit.streams.sources import Format, NamedRows, format_of, read
+from mmkit.streams.sources import Format, NamedRows, Wanted, format_of, read
 
 _CHECKPOINT_EVERY_S = 0.5
 _RATE_FROM_ROWS = 100
@@ -85,16 +85,20 @@ def run(
     window: int = 1,
     kind: Check = "record",
     resumable: bool = True,
+    wanted: Wanted | None = None,
 ) -> Summary:
     """Read rows, hand them to `stage`, write what it gives back, and account for every row.
 
     `identity` holds the arguments that decide the output's bytes: a killed run goes on only if they are the same.
     `window` is how many rows the stage treats as one batch (an engine's window): checkpoints lie between batches.
     `resumable` is false for a stage whose output is not a row-by-row matter (a score over all rows).
+    `wanted` says of a position whether the stage looks at its row: one that it drops anyway need not be parsed. It is
+    not asked where a `--dropped` file takes such rows.
     Raises what the first rejected row says if no `--rejects` file takes it, LimitError when more rows are rejected
     than `max_reject_rate` allows, and RuntimeError (a bug) if a row was not accounted for.
     """
-    return _Run(options, command, dict(identity or {}), window, kind, resumable).go(stage)
+    wanted = wanted if options.dropped is None else None
+    return _Run(options, command, dict(identity or {}), window, kind, resumable, wanted).go(stage)
 
 
 class _Run:
@@ -106,8 +110,10 @@ class _Run:
         window: int,
         kind: Check,
         resumable: bool,
+        wanted: Wanted | None,
     ) -> None:
         self._options, self._command, self._window, self._kind = options, command, window, kind
+        self._wanted = wanted
         self._summary = Summary()
         self._unread: deque[Rejected] = deque()  # rows that could not be read, until their turn in the output comes
         self._handed: deque[int] = deque()  # positions of the rows that the stage has not answered for yet
@@ -230,7 +236,12 @@ class _Run:
         """The rows of the input that are this run's."""
         options, start = self._options, self._resume_from.position
         rows = read(
-            options.inputs, fmt=options.from_format, kind=self._kind, start=start, checksum=self._journal is not None
+            options.inputs,
+            fmt=options.from_format,
+            kind=self._kind,
+            start=start,
+            checksum=self._journal is not None,
+            wanted=self._wanted,
         )
         if start:
             self._require_same_input(next(rows, None), start)

@@ -24,6 +24,7 @@ from mmkit.streams import inline
 from mmkit.streams.rows import Check, Rejected, Row, as_record, parse, require_exact
 
 Format = Literal["jsonl", "json", "arrow", "parquet"]
+Wanted = Callable[[int], bool]
 STDIN = "-"
 _BUFFER = 1 << 20
 _GZIP, _ZSTD, _ARROW_FILE, _ARROW_STREAM, _PARQUET = (
@@ -65,8 +66,11 @@ def read(
     kind: Check = "record",
     start: int = 0,
     checksum: bool = False,
+    wanted: Wanted | None = None,
 ) -> Iterator[Row | Rejected]:
     """All rows of `inputs`, one file after the other; no input, or "-", is stdin.
+
+    Lines at positions that `wanted` says no to are not parsed: such a row has an empty record.
 
     Rows before position `start` are passed over (and go into the checksum), but for the last of them, which comes out
     first, empty: by its checksum a run that goes on tells whether the input is the same. Raises MissingInputError for
@@ -85,7 +89,7 @@ def read(
         if isinstance(name, NamedRows):
             place = yield from _read_whole(name.rows, name.name, kind, place, start)
         else:
-            place = yield from _read_one(name, fmt, kind, place, start)
+            place = yield from _read_one(name, fmt, kind, place, start, wanted)
 
 
 def read_rows(inputs: Sequence[str], *, kind: Check = "record", fmt: Format | None = None) -> Iterator[Row]:
@@ -111,7 +115,7 @@ class _Place(NamedTuple):
 _Reading = Generator["Row | Rejected", None, _Place]
 
 
-def _read_one(name: str, fmt: Format | None, kind: Check, place: _Place, start: int) -> _Reading:
+def _read_one(name: str, fmt: Format | None, kind: Check, place: _Place, start: int, wanted: Wanted | None) -> _Reading:
     shown = "<stdin>" if name == STDIN else name
     with _open(name) as raw_file:
         head = raw_file.peek(8)[:8]
@@ -120,7 +124,7 @@ def _read_one(name: str, fmt: Format | None, kind: Check, place: _Place, start: 
             head = _whole(shown, lambda: file.peek(8)[:8])
         chosen = fmt or (format_of(name) if name != STDIN else None) or _sniffed(head)
         if chosen == "jsonl":
-            return (yield from _read_lines(file, shown, kind, place, start))
+            return (yield from _read_lines(file, shown, kind, place, start, wanted))
         return (yield from _read_whole(_containers(chosen, file, name, shown), shown, kind, place, start))
 
 
@@ -181,7 +185,7 @@ def _sniffed(head: bytes) -> Format:
     return "parquet" if head.startswith(_PARQUET) else "jsonl"
 
 
-def _read_lines(file: IO[bytes], shown: str, kind: Check, place: _Place, start: int) -> _Reading:
+def _read_lines(file: IO[bytes], shown: str, kind: Check, place: _Place, start: int, wanted: Wanted | None) -> _Reading:
     position, crc = place
     checksum = crc or 0
     number = 0
@@ -197,6 +201,10 @@ def _read_lines(file: IO[bytes], shown: str, kind: Check, place: _Place, start: 
         if position < start:
             if position == start - 1:
                 yield Row({}, position, shown, number, None, checksum)
+            position += 1
+            continue
+        if wanted is not None and not wanted(position):
+            yield Row({}, position, shown, number, None, checksum)
             position += 1
             continue
         try:
