@@ -164,7 +164,8 @@ def test_closed_questions(prediction: str, strict: str | None, adamllm: str | No
 def test_a_closed_question_may_have_an_answer_of_another_kind() -> None:
     assert score("closed", "Left.", answer="left") == Score(100, "left")
     assert score("closed", "It is seen. The answer is: left", answer="left") == Score(100, "left")
-    assert score("closed", "left lung", answer="left") == Score(0, None)
+    assert score("closed", "left lung", answer="left") == Score(0, "left lung")
+    assert score("closed", " ", answer="left") == Score(0, None)
     assert score("closed", "The answer is yes. The answer is no.", answer="no") == Score(0, None)
 
 

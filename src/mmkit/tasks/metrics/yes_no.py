@@ -24,12 +24,13 @@ def closed(record: Record) -> Score:
 
     Range 0 to 100 %. The reply is read by the strict rule of `extraction`; one that cannot be read is wrong. Closed
     questions of medical sets have other answers too ("left"): such a one has to be all that the reply, or its
-    statement of an answer, says.
+    statement of an answer, says, and only a blank reply to such a question counts as unparsed.
     """
     reply, gold_answers = prediction(record), [plain(gold) for gold in golds(record)]
     word, text = parse_yes_no(reply), plain(answer_span(reply))
     right = any((word if gold in ("yes", "no") else text) == gold for gold in gold_answers)
-    return Score(100.0 if right else 0.0, word or (text if right else None))
+    parsed = word if {"yes", "no"} & set(gold_answers) else text or None
+    return Score(100.0 if right else 0.0, parsed)
 
 
 def closed_adamllm(record: Record) -> Score:
