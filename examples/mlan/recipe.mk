@@ -15,7 +15,7 @@ BUDGETS ?= 25 50 75
 COUNTED ?= 6
 BASE_STEPS ?= 1000
 PROJECTOR_STEPS ?= 300
-# The test asks in other wordings than training.
+# The wordings of test questions are drawn by another seed than those of training.
 TEST_SEED := $(shell echo $$(($(SEED) + 1000)))
 
 # Of the real recipe, all of these are given, and nothing of the miniature is built.
