@@ -82,7 +82,12 @@ class TestAnswersAreReadBack:
         pools = prompts.templates("multiple_choice"), prompts.templates("closer")
         for i, (phrasing, closer) in enumerate(itertools.product(*pools)):
             answer = ORGANS[i % 4]
-            record = {"question": "Which?", "choices": ORGANS, "answer": answer, "rationale": "The answer is one of four."}
+            record = {
+                "question": "Which?",
+                "choices": ORGANS,
+                "answer": answer,
+                "rationale": "The answer is one of four.",
+            }
             user, assistant = turns_of(record, only(phrasing, "multiple_choice", closer), **form)
             assert all(organ in user for organ in ORGANS)
             assert assistant.startswith("The answer is one of four.\n") == rationale
