@@ -100,7 +100,8 @@ def test_captions_become_a_tuned_and_measured_model(workshop: Path) -> None:
     (before,), (after,) = rows(workshop / "before.jsonl"), rows(workshop / "after.jsonl")
     # In half of the conversations the caption comes first and gives the answer away: those rows teach no seeing.
     assert before["value"] <= 20 and after["value"] >= 40
-    (compared,) = json.loads(f"[{shell('mmkit compare --baseline before.jsonl after.jsonl', workshop).stdout}]")
+    lines = shell("mmkit compare --baseline before.jsonl after.jsonl", workshop).stdout.splitlines()
+    (compared,) = (row for row in map(json.loads, lines) if row["kind"] == "task")
     assert compared["difference"] == after["value"] - before["value"] and compared["ci95"][0] > 0
     assert compared["n_paired"] == len(rows(workshop / "tasks.jsonl"))
 
