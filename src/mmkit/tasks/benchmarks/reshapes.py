@@ -45,7 +45,7 @@ def _number(value: Any, asked: Asked) -> str | None:
 def _letter(value: Any, asked: Asked) -> str | None:
     letter = value.strip().strip("().:") if isinstance(value, str) else ""
     if len(letter) != 1 or not letter.isascii() or not letter.isalpha():
-        raise DataError(f"expected a letter, got {_shown(value)}")
+        raise DataError(f"expected a letter, got {shown(value)}")
     return _option(ord(letter.upper()) - ord("A"), value, asked)
 
 
@@ -56,7 +56,7 @@ def _letter_or_text(value: Any, asked: Asked) -> Any:
 def _option(index: int, value: Any, asked: Asked) -> str:
     option = asked.choices[index] if 0 <= index < len(asked.choices) else None
     if option is None:
-        raise DataError(f"{_shown(value)} names none of the {len(asked.choices)} choices")
+        raise DataError(f"{shown(value)} names none of the {len(asked.choices)} choices")
     return option
 
 
@@ -66,7 +66,7 @@ def _whole_number(value: Any) -> int:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if type(value) is not int:
-        raise DataError(f"expected a whole number, got {_shown(value)}")
+        raise DataError(f"expected a whole number, got {shown(value)}")
     return value
 
 
@@ -76,12 +76,12 @@ def _yes_no(value: Any, asked: Asked) -> str:
         return "yes"
     if word in (False, "false", "no", "0"):
         return "no"
-    raise DataError(f"expected true or false, got {_shown(value)}")
+    raise DataError(f"expected true or false, got {shown(value)}")
 
 
 def _base64(value: Any, asked: Asked) -> dict[str, bytes]:
     if not isinstance(value, str):
-        raise DataError(f"expected an image as base64 text, got {_shown(value)}")
+        raise DataError(f"expected an image as base64 text, got {shown(value)}")
     try:
         return {"bytes": base64.b64decode("".join(value.split()), validate=True)}
     except (binascii.Error, ValueError):
@@ -102,7 +102,7 @@ def _written_list(value: Any, asked: Asked) -> list[Any]:
             continue
         if isinstance(found, list | tuple):
             return list(found)
-    raise DataError(f"expected a list written as text, got {_shown(value)}")
+    raise DataError(f"expected a list written as text, got {shown(value)}")
 
 
 def _commas(value: Any, asked: Asked) -> list[str]:
@@ -115,7 +115,7 @@ def _lines(value: Any, asked: Asked) -> list[str]:
 
 def _pieces(value: Any, mark: str) -> list[str]:
     if not isinstance(value, str):
-        raise DataError(f"expected a text, got {_shown(value)}")
+        raise DataError(f"expected a text, got {shown(value)}")
     return [piece.strip() for piece in value.split(mark) if piece.strip()]
 
 
@@ -123,7 +123,7 @@ def _joined(value: Any, asked: Asked) -> Any:
     if not isinstance(value, list | tuple):
         return value
     if not all(isinstance(piece, str) for piece in value):
-        raise DataError(f"expected texts, got {_shown(value)}")
+        raise DataError(f"expected texts, got {shown(value)}")
     return "\n".join(value)
 
 
@@ -141,7 +141,7 @@ def _four(value: Any) -> tuple[float, float, float, float]:
         isinstance(number, int | float) and not isinstance(number, bool) for number in value
     )
     if not numbers or len(value) != 4:
-        raise DataError(f"expected a box of four numbers, got {_shown(value)}")
+        raise DataError(f"expected a box of four numbers, got {shown(value)}")
     x, y, third, fourth = value
     return x, y, third, fourth
 
@@ -152,9 +152,10 @@ def _box(left: float, top: float, right: float, bottom: float, asked: Asked) -> 
     return "[" + ", ".join(f"{min(max(corner, 0.0), 1.0):.2f}" for corner in corners) + "]"
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:60] + "…"
+def shown(value: Any) -> str:
+    """A value as messages tell it, cut after 80 characters."""
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 80 else text[:80] + "…"
 
 
 def _for_each(function: Reshape) -> Reshape:

@@ -9,7 +9,7 @@ from typing import Any
 from mmkit.errors import DataError, MmkitError
 from mmkit.records import Record
 from mmkit.tasks.benchmarks import Benchmark, TaskDefinition
-from mmkit.tasks.benchmarks.reshapes import Asked, ImageSize
+from mmkit.tasks.benchmarks.reshapes import Asked, ImageSize, shown
 from mmkit.tasks.benchmarks.sources import RawRow, Source, as_text, is_empty, look_up
 from mmkit.tasks.prompts import COMMON_PROMPT
 
@@ -45,7 +45,7 @@ def why_dropped(benchmark: Benchmark, row: RawRow) -> str:
     )
     if benchmark.each or not columns:
         return f"belongs to no task of {benchmark.name}"
-    held = ", ".join(f"{column}: {_shown(look_up(row, column))}" for column in columns)
+    held = ", ".join(f"{column}: {shown(look_up(row, column))}" for column in columns)
     return f"belongs to no task of {benchmark.name} ({held})"
 
 
@@ -58,7 +58,7 @@ def _parts(benchmark: Benchmark, row: RawRow) -> Iterator[tuple[RawRow, str]]:
     for column in benchmark.each:
         value = row.get(column)
         if not isinstance(value, list | tuple):
-            raise DataError(f"column {column}: expected a list, got {_shown(value)}")
+            raise DataError(f"column {column}: expected a list, got {shown(value)}")
         lists[column] = value
     if len({len(value) for value in lists.values()}) > 1:
         lengths = ", ".join(f"{column} {len(value)}" for column, value in lists.items())
@@ -142,7 +142,7 @@ def _require(benchmark: Benchmark, task: TaskDefinition, record: Record) -> None
     if not record.get("answer") and not record.get("answers"):
         raise DataError(f"answer: {_place(benchmark, 'answer', 'answers')} is missing or empty")
     if task.answer_type == "choice" and record.get("answer") not in record["choices"]:
-        raise DataError(f"answer: {_shown(record.get('answer'))} is none of the choices {_shown(record['choices'])}")
+        raise DataError(f"answer: {shown(record.get('answer'))} is none of the choices {shown(record['choices'])}")
 
 
 def _place(benchmark: Benchmark, *names: str) -> str:
@@ -165,9 +165,4 @@ def _reference(image: Any) -> dict[str, Any]:
     held = {name: image.get(name) for name in ("bytes", "path")} if isinstance(image, Mapping) else {}
     if any(held.values()):
         return {name: value for name, value in held.items() if value}
-    raise DataError(f"images: expected a path or bytes, got {_shown(image)}")
-
-
-def _shown(value: Any) -> str:
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 80 else text[:80] + "…"
+    raise DataError(f"images: expected a path or bytes, got {shown(image)}")
