@@ -1,4 +1,4 @@
-"""Hypothesis profiles: no deadline on shared machines, in CI the same examples every time; and an interrupt that works."""
+"""Hypothesis profiles: no deadline on shared machines, in CI the same examples every time. Interrupts are heard."""
 
 from __future__ import annotations
 
