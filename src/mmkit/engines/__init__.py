@@ -42,6 +42,9 @@ class Request:
 
     `position` is the index of the input row. Engines that batch cut their batches where `position // window` changes,
     so that a resumed run batches exactly as an uninterrupted one.
+
+    `adapter` names the LoRA adapter to answer with, of those that the engine was opened with; "" is the engine's own
+    model.
     """
 
     id: str
@@ -52,6 +55,7 @@ class Request:
     shared_prefix: str = ""
     open_turn: str = "assistant"
     sampling: Sampling = field(default_factory=Sampling)
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What tasks are to each other: how their modalities interact, which belong together, what they give one another."""
