@@ -19,8 +19,8 @@ from mmkit.data import compose
 from mmkit.data.split import Splitter
 from mmkit.data.validate import validate
 from mmkit.errors import DataError, LimitError, UsageError
-from mmkit.streams import Dropped, Kept, Outcome, Row, Used, each
-from mmkit.streams.rows import Stage
+from mmkit.streams import Dropped, Kept, Outcome, Result, Row, Used, Withdrawn, each
+from mmkit.streams.rows import Rejected, Stage
 from mmkit.synthesis.consistency import judge_by_words
 
 
@@ -145,6 +145,59 @@ def test_a_result_at_the_end_uses_all_rows(tmp_path: Path) -> None:
     summary = run_stage(count, source, tmp_path / "o.jsonl", rejects=str(tmp_path / "r"), resumable=False)
     assert (summary.read, summary.kept, summary.written, summary.rejected) == (3, 2, 1, 1)
     assert load(tmp_path / "o.jsonl") == [{"id": "sum", "n": 2}]
+
+
+def used_up(rows: Iterator[Row]) -> Iterator[Outcome]:
+    """Uses what says "keep" or "fail", withdraws the latter in the end, last ones first, and gives the rest as a row."""
+    used: list[Row] = []
+    for row in rows:
+        outcomes = {"drop": Dropped(row, "asked to"), "bad": Rejected.of(row, DataError("asked to"))}
+        outcome = outcomes.get(row.record["do"])
+        if outcome is None:
+            used.append(row)
+        yield outcome or Used(row)
+    for row in reversed(used):
+        if row.record["do"] == "fail":
+            yield Withdrawn(row, DataError("no reply"))
+    rest = [row.record["id"] for row in used if row.record["do"] == "keep"]
+    yield Result(Row({"id": "sum", "rest": rest}, 0, "", 0))
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from(["keep", "fail", "drop", "bad", "torn"]), max_size=12))
+def test_a_row_that_is_withdrawn_counts_as_rejected_and_nowhere_else(actions: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source, out, rejects, dropped = (Path(folder, name) for name in ("in.jsonl", "out.jsonl", "r.jsonl", "d.jsonl"))
+        source.write_bytes(written(actions))
+        sides = {"rejects": str(rejects), "dropped": str(dropped)}
+        summary = run_stage(used_up, source, out, **sides, resumable=False)
+        assert summary.read == len(actions) == summary.kept + summary.dropped + summary.rejected
+        assert (summary.kept, summary.dropped) == (actions.count("keep"), actions.count("drop"))
+        assert load(out) == [{"id": "sum", "rest": [str(i) for i, do in enumerate(actions) if do == "keep"]}]
+        accounts = [orjson.loads(line) for line in rejects.read_bytes().splitlines()]
+        lost = [i + 1 for i, do in enumerate(actions) if do in ("fail", "bad", "torn")]
+        assert sorted(account["line"] for account in accounts) == lost
+        assert {a["reason"] for a in accounts if actions[a["line"] - 1] == "fail"} <= {"no reply"}
+
+
+def test_a_row_that_is_withdrawn_ends_a_strict_run_at_its_line(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(written(["keep", "fail", "keep"]))
+    with pytest.raises(DataError, match=r"in\.jsonl:2: no reply"):
+        run_stage(used_up, source, tmp_path / "out.jsonl", resumable=False)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_row_may_not_be_withdrawn_before_all_were_answered_for(tmp_path: Path) -> None:
+    def hasty(rows: Iterator[Row]) -> Iterator[Outcome]:
+        first, second = rows
+        yield Used(first)
+        yield Withdrawn(first, DataError("no reply"))
+        yield Used(second)
+
+    source = put(tmp_path / "in.jsonl", [{"id": "a"}, {"id": "b"}])
+    with pytest.raises(RuntimeError):
+        run_stage(hasty, source, tmp_path / "o.jsonl", rejects=str(tmp_path / "r"), resumable=False)
 
 
 def test_limit_and_shard(tmp_path: Path) -> None:

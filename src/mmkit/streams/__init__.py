@@ -3,7 +3,7 @@
 `run` is what a command calls: it reads rows, hands them to a stage, and writes what comes back.
 """
 
-from mmkit.streams.rows import Dropped, Kept, Outcome, Rejected, Result, Row, Used, each
+from mmkit.streams.rows import Dropped, Kept, Outcome, Rejected, Result, Row, Used, Withdrawn, each
 from mmkit.streams.run import StreamOptions, Summary, run
 from mmkit.streams.sources import NamedRows, read, read_records, read_rows
 
@@ -18,6 +18,7 @@ __all__ = [
     "StreamOptions",
     "Summary",
     "Used",
+    "Withdrawn",
     "each",
     "read",
     "read_records",

@@ -68,6 +68,17 @@ class Result:
 
 
 @dataclass(slots=True)
+class Withdrawn:
+    """A row that was `Used` and turned out later to be of no use, as a model gave no reply about it: it is rejected.
+
+    It comes after every input row was answered for, as results do, and once for a row.
+    """
+
+    row: Row
+    error: MmkitError
+
+
+@dataclass(slots=True)
 class Dropped:
     """A row that the command decided against."""
 
@@ -92,7 +103,7 @@ class Rejected:
         return cls(row.position, row.source, row.line, row.record, error, row.crc)
 
 
-Outcome = Kept | Used | Result | Dropped | Rejected
+Outcome = Kept | Used | Withdrawn | Result | Dropped | Rejected
 Stage = Callable[[Iterator[Row]], Iterator[Outcome]]
 
 
@@ -133,7 +144,7 @@ def each(function: Callable[[Row], Row | Iterable[Row] | Dropped]) -> Each:
 def chained(first: Stage, second: Stage) -> Stage:
     """The stage that hands what `first` keeps to `second`; what `first` drops or rejects comes out in its place.
 
-    `first` has no results.
+    `first` has no results and withdraws nothing.
     """
 
     def stage(rows: Iterator[Row]) -> Iterator[Outcome]:
@@ -147,7 +158,8 @@ def chained(first: Stage, second: Stage) -> Stage:
                     settled.append(outcome)
 
         for outcome in second(kept()):
-            while settled and (isinstance(outcome, Result) or position_of(settled[0]) < position_of(outcome)):
+            at_the_end = isinstance(outcome, Result | Withdrawn)
+            while settled and (at_the_end or position_of(settled[0]) < position_of(outcome)):
                 yield settled.popleft()
             yield outcome
         yield from settled

@@ -19,7 +19,7 @@ from mmkit.errors import DataError, LimitError, MmkitError, UsageError
 from mmkit.records import Record
 from mmkit.streams import sinks
 from mmkit.streams.journal import BackgroundSync, Checkpoint, Journal
-from mmkit.streams.rows import Check, Dropped, Each, Kept, Rejected, Result, Row, Stage, Used
+from mmkit.streams.rows import Check, Dropped, Each, Kept, Rejected, Result, Row, Stage, Used, Withdrawn
 from mmkit.streams.sources import Format, NamedRows, Wanted, format_of, read
 
 _CHECKPOINT_EVERY_S = 0.5
@@ -223,6 +223,9 @@ class _Run:
             if isinstance(outcome, Result):
                 self._finish_rows()  # a last row that is bad ends a strict run before a figure without it comes out
                 self._keep(outcome.row, False)
+            elif isinstance(outcome, Withdrawn):
+                self._finish_rows()
+                self._withdraw(outcome)
             else:
                 self._take(outcome)
         self._finish_rows()
@@ -316,6 +319,11 @@ class _Run:
         if self._dropped is not None:
             row = dropped.row
             self._dropped.write_line(account(self._command, row.source, row.line, dropped.reason, row.record))
+
+    def _withdraw(self, withdrawn: Withdrawn) -> None:
+        """Count a row that was kept as rejected."""
+        self._summary.kept -= 1
+        self._reject(Rejected.of(withdrawn.row, withdrawn.error))
 
     def _take_rejected(self, rejected: Rejected) -> None:
         new = self._begin_row(rejected.position, rejected.crc)
