@@ -20,12 +20,11 @@ from stream_kit import json_values
 from mmkit import images
 from mmkit.data.instruct import Form, Instructor
 from mmkit.errors import DataError, MmkitError
-from mmkit.evaluation.predict import conversation
 from mmkit.records import check
 from mmkit.tasks import benchmarks
 from mmkit.tasks.benchmarks.rows import to_records, why_dropped
 from mmkit.tasks.metrics import METRICS
-from mmkit.tasks.prompts import ask, load_phrasings
+from mmkit.tasks.prompts import ask, conversation, load_phrasings
 
 FIXTURES = Path(__file__).parents[1] / "benchmarks"
 SUPPORTED = [name for name in benchmarks.names() if not benchmarks.benchmark(name).unsupported]

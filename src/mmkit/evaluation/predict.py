@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from mmkit import __version__, images
 from mmkit.engines import Reply, Request, Sampling
 from mmkit.engines.exchange import Inquiry
-from mmkit.errors import DataError, UnavailableError
-from mmkit.records import Record, message, with_lineage
+from mmkit.errors import UnavailableError
+from mmkit.records import with_lineage
 from mmkit.streams import Row
 from mmkit.tasks import prompts
 
@@ -24,7 +23,7 @@ def predict(model: str, *, sampling: Sampling, image_root: str | None = None) ->
             Request(
                 id=record["id"],
                 position=row.position,
-                messages=conversation(record),
+                messages=prompts.conversation(record),
                 images=[images.load(image, image_root) for image in record.get("images") or ()],
                 sampling=sampling,
             )
@@ -45,18 +44,3 @@ def predict(model: str, *, sampling: Sampling, image_root: str | None = None) ->
         return row.replaced(with_lineage({**row.record, "prediction": reply.text}, entry))
 
     return Inquiry(requests, finish)
-
-
-def conversation(record: Record) -> Sequence[Mapping[str, Any]]:
-    """What the model is asked: the record's messages up to its last answer, else its question.
-
-    Raises DataError where there is neither, or no user turn to answer. The gold answer is never part of it.
-    """
-    turns: list[Mapping[str, Any]] = list(record.get("messages") or ())
-    if not turns:
-        return [message("user", prompts.ask(record), len(record.get("images") or ()))]
-    while turns and turns[-1]["role"] == "assistant":
-        turns.pop()
-    if not turns or turns[-1]["role"] != "user":
-        raise DataError("messages: no user turn to answer")
-    return turns

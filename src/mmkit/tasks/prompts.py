@@ -17,7 +17,7 @@ import orjson
 
 from mmkit import seeds
 from mmkit.errors import DataError, MissingInputError, UsageError
-from mmkit.records import Record
+from mmkit.records import Record, message
 from mmkit.streams.rows import require_exact
 from mmkit.tasks.benchmarks import ANSWER_TYPES, definition_of
 from mmkit.tasks.extraction import Options, answer_span, parse_yes_no
@@ -49,6 +49,21 @@ _POOL_OF_TYPE: Mapping[str, Pool] = {
 
 _SLOT = re.compile(r"\{(?:question|context|choices)\}")
 _ANY_SLOT = re.compile(r"\{\w*\}")
+
+
+def conversation(record: Record) -> Sequence[Mapping[str, Any]]:
+    """What a model is asked: the record's messages up to its last answer, else its question, behind its images.
+
+    Raises DataError where there is neither, or no user turn to answer. The gold answer is never part of it.
+    """
+    turns: list[Mapping[str, Any]] = list(record.get("messages") or ())
+    if not turns:
+        return [message("user", ask(record), len(record.get("images") or ()))]
+    while turns and turns[-1]["role"] == "assistant":
+        turns.pop()
+    if not turns or turns[-1]["role"] != "user":
+        raise DataError("messages: no user turn to answer")
+    return turns
 
 
 def ask(record: Record) -> str:
