@@ -292,6 +292,7 @@ def test_a_row_of_several_questions_gives_a_record_each() -> None:
         ({"tasks": {"t": {**SHORT, "answer_type": "word"}}}, "tasks.t: answer_type: unknown 'word'"),
         ({"tasks": {"t": {**SHORT, "metric": "accuracy"}}}, "tasks.t: metric: unknown 'accuracy'; known: em,"),
         ({"tasks": {"t": {**SHORT, "prompt": "{query}"}}}, "tasks.t: prompt: unknown {query}"),
+        ({"tasks": {"t": {**SHORT, "statement": "{question}"}}}, "tasks.t: statement: unknown {question}"),
         ({"tasks": {"t": {**SHORT, "matching": {"q": "("}}}}, "tasks.t: matching.q: "),
         ({"tasks": {"t": {**SHORT, "when": {}}}}, "tasks.t: unknown key 'when'"),
     ],

@@ -35,6 +35,8 @@ A definition, with every key that there is:
     answer_type = "short"
     metric = "token-recall"
     prompt = "{question}"            # see `prompts.fill`; left out: the question with context and choices
+    statement = "…"                  # what is asked of the image alone, where the question is the sample's own: the
+                                     # prompt without it; may hold {choices}
 
 A source as a table: `from` (any source) or `value` (the value itself), then, in this order: `drop` (a regular
 expression whose matches are taken out), `map` (value to value, as strings; others stay), `labels` (an integer to a
@@ -64,6 +66,7 @@ from mmkit.tasks.benchmarks.sources import Source
 AnswerType: TypeAlias = Literal["choice", "yes-no", "number", "short", "long", "box", "list"]
 ANSWER_TYPES: tuple[str, ...] = get_args(AnswerType)
 PROMPT_SLOTS = ("question", "context", "choices")
+STATEMENT_SLOTS = ("choices",)
 RESERVED_FIELDS = ("benchmark", "task", "messages", "prediction", "weight", "lineage")
 """Fields of a record that no set's column may fill."""
 
@@ -76,6 +79,7 @@ class TaskDefinition:
     answer_type: AnswerType
     metric: str
     prompt: str | None = None
+    statement: str | None = None
     where: Mapping[str, Any] = field(default_factory=dict)
     matching: Mapping[str, str] = field(default_factory=dict)
     present: Sequence[str] = ()
@@ -216,9 +220,10 @@ def _task(name: str, keys: Mapping[str, Any]) -> TaskDefinition:
             raise ValueError(f"metric: unknown {task.metric!r}; known: {', '.join(METRICS)}")
         for column, pattern in task.matching.items():
             sources.compiled(pattern, f"matching.{column}")
-        unknown = set(re.findall(r"\{(\w*)\}", task.prompt or "")) - set(PROMPT_SLOTS)
-        if unknown:
-            raise ValueError(f"prompt: unknown {{{unknown.pop()}}}; known: {', '.join(PROMPT_SLOTS)}")
+        for key, slots in (("prompt", PROMPT_SLOTS), ("statement", STATEMENT_SLOTS)):
+            unknown = set(re.findall(r"\{(\w*)\}", getattr(task, key) or "")) - set(slots)
+            if unknown:
+                raise ValueError(f"{key}: unknown {{{unknown.pop()}}}; known: {', '.join(slots)}")
     except ValueError as error:
         raise ValueError(f"tasks.{name}: {error}") from None
     return task
