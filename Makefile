@@ -57,8 +57,8 @@ smoke: .venv/run ## every recipe with a few steps, to see that it runs
 	$(MAKE) --no-print-directory -C examples/adamllm smoke BIN=$(CURDIR)/$(BIN)
 	$(MAKE) --no-print-directory -C examples/mlan smoke BIN=$(CURDIR)/$(BIN)
 
-science: .venv/dev ## planted truth over several seeds; an hour
-	$(BIN)/pytest -m science
+science: .venv/dev ## planted truth over several seeds, and what came out; an hour of CPU time (adamllm a quarter, mlan the rest)
+	$(BIN)/pytest -m science -rP
 
 lock-vllm: ## pin anew what the tests against vLLM install
 	$(PYTHON) $(VLLM_ENVIRONMENT)/lock.py > $(VLLM_ENVIRONMENT)/requirements.new
