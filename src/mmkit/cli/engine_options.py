@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -16,6 +16,7 @@ from mmkit.errors import UsageError
 if TYPE_CHECKING:
     from mmkit.engines import Engine
     from mmkit.engines.exchange import Inquiry
+    from mmkit.engines.meter import Metered
     from mmkit.streams.rows import Stage
 
 EngineName = Literal["transformers", "vllm", "openai", "replay"]
@@ -130,7 +131,7 @@ class Model(OptionGroup):
         float | None, typer.Option("--price-out", metavar="PRICE", min=0, help="Per million completion tokens.")
     ] = None
 
-    _meter: Any = field(default=None, init=False, repr=False)
+    _meters: list[Any] = field(default_factory=list, init=False, repr=False)
     _from_batch_digest: str | None = field(default=None, init=False, repr=False)
 
     def answer(
@@ -177,24 +178,51 @@ class Model(OptionGroup):
     @contextmanager
     def opened(self) -> Iterator[Engine]:
         """The engine that the options describe, closed at the end. Its model loads when the first request comes."""
-        from mmkit.engines.meter import Metered
+        with self.in_turn() as engine_of:
+            yield engine_of(self.model)
+
+    @contextmanager
+    def in_turn(self) -> Iterator[Callable[[str | None], Engine]]:
+        """A function that gives the engine of a model, by its name: one at a time, as two may not fit in memory. To
+        ask for another model closes the last one's engine; the end closes the rest. `adapter` belongs to `model`."""
         from mmkit.streams.sinks import close_stdout
 
-        self._meter = Metered(self._answerer(), self.price_in or 0.0, self.price_out or 0.0)
-        engine: Engine = self._meter
-        if self.cache is not None:
-            from mmkit.engines.cache import CachedEngine
+        open_now: dict[str | None, Engine] = {}
 
-            engine = CachedEngine(engine, self.cache)
+        def engine_of(model: str | None) -> Engine:
+            if model not in open_now:
+                while open_now:
+                    open_now.popitem()[1].close()
+                open_now[model] = (self if model == self.model else self._with_model(model))._metered(self._meters)
+            return open_now[model]
+
         try:
-            yield engine
+            yield engine_of
         finally:
             close_stdout()  # the records are out; engines print when they end, and at the very end of the process
-            engine.close()
+            while open_now:
+                open_now.popitem()[1].close()
 
     def notes(self) -> list[str]:
-        """What the engine did, for the summary."""
-        return [self._meter.line()] if self._meter is not None else []
+        """What the engine did, for the summary; where there were several, each with its model's name."""
+        meters = self._meters
+        return [meter.line() if len(meters) == 1 else f"{meter.model}: {meter.line()}" for meter in meters]
+
+    def _with_model(self, model: str | None) -> Model:
+        other = replace(self, model=model, adapter=None)
+        other.context = self.context
+        return other
+
+    def _metered(self, meters: list[Metered]) -> Engine:
+        """The engine behind a meter, which goes to the others, and behind the cache."""
+        from mmkit.engines.meter import Metered
+
+        meters.append(Metered(self._answerer(), self.price_in or 0.0, self.price_out or 0.0))
+        if self.cache is None:
+            return meters[-1]
+        from mmkit.engines.cache import CachedEngine
+
+        return CachedEngine(meters[-1], self.cache)
 
     def _answerer(self) -> Engine:
         if self.from_batch:
