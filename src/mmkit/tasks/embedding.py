@@ -19,20 +19,27 @@ Vectors: TypeAlias = "NDArray[np.float32]"
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def embed(texts: Sequence[str]) -> Vectors:
-    """Unit vectors, shape (number of texts, width), by all-MiniLM-L6-v2, which reads 256 word pieces of a text.
+def embed(texts: Sequence[str], model: Any = None) -> Vectors:
+    """Unit vectors, shape (number of texts, width), by all-MiniLM-L6-v2, which reads 256 word pieces of a text, or by
+    another SentenceTransformer.
 
     Tokenisers refuse lone surrogates: they become question marks. Raises UnavailableError where sentence-transformers
     or the model's files are not there.
     """
     readable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-    vectors: Vectors = encoder().encode(readable, normalize_embeddings=True, show_progress_bar=False)
+    chosen = encoder() if model is None else model
+    vectors: Vectors = chosen.encode(readable, normalize_embeddings=True, show_progress_bar=False)
     return vectors
 
 
 @functools.cache
 def encoder() -> Any:
     """The model, loaded once. Raises as `embed` does."""
+    return load_encoder()
+
+
+def load_encoder() -> Any:
+    """The model, anew: for who is going to change it. Raises as `embed` does."""
     from sentence_transformers import SentenceTransformer
 
     try:
