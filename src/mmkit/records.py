@@ -119,6 +119,15 @@ def parts_text(message: Mapping[str, Any]) -> str:
     return "".join(part["text"] for part in message["content"] if part["type"] == "text")
 
 
+def question_of(record: Mapping[str, Any]) -> str | None:
+    """The record's question, else its first user turn; None where there is neither, or it is blank."""
+    question = record.get("question")
+    if question is None:
+        asked = (parts_text(message) for message in record.get("messages") or () if message["role"] == "user")
+        question = next(asked, None)
+    return question if question and question.strip() else None
+
+
 def text_part(text: str) -> dict[str, str]:
     """A text part of a message's content."""
     return {"type": "text", "text": text}

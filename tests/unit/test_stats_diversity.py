@@ -11,9 +11,9 @@ import pytest
 from scipy import stats
 
 from mmkit.data.stats import diversity
-from mmkit.data.stats.diversity import Difference, Questions, Similarity, differences, question_of, similarities
+from mmkit.data.stats.diversity import Difference, Questions, Similarity, differences, similarities
 from mmkit.errors import DataError
-from mmkit.records import message
+from mmkit.records import message, question_of
 
 
 def embed(texts: Sequence[str]) -> Any:

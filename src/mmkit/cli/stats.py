@@ -233,6 +233,7 @@ def _diversity(streams: Streams, sets_by: SetsBy, num_pairs: int, seed: int) -> 
     from mmkit.cli import tables
     from mmkit.data.stats import diversity, stages
     from mmkit.data.stats.describe import modality
+    from mmkit.records import question_of
     from mmkit.streams import Row
     from mmkit.tasks.embedding import embed
 
@@ -248,7 +249,7 @@ def _diversity(streams: Streams, sets_by: SetsBy, num_pairs: int, seed: int) -> 
 
     def add(row: Row) -> None:
         nonlocal silent
-        question = diversity.question_of(row.record)
+        question = question_of(row.record)
         if question is None:
             silent += 1
             return

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from mmkit import seeds
 from mmkit.errors import DataError
-from mmkit.records import parts_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,15 +18,6 @@ if TYPE_CHECKING:
 
 Embed = Callable[[Sequence[str]], "NDArray[np.float32]"]
 SetPair = tuple[str, str]
-
-
-def question_of(record: Mapping[str, Any]) -> str | None:
-    """The record's question, else its first user turn; None where there is neither, or it is blank."""
-    question = record.get("question")
-    if question is None:
-        asked = (parts_text(message) for message in record.get("messages") or () if message["role"] == "user")
-        question = next(asked, None)
-    return question if question and question.strip() else None
 
 
 class Questions:
