@@ -24,8 +24,8 @@ class Tuning(OptionGroup):
     """The settings of `mmkit.training.TuneConfig`, as options."""
 
     train: Annotated[
-        Literal["full", "lora", "llm", "projector", "llm+projector"],
-        typer.Option("--train", help="Which weights move: all, LoRA adapters, or parts of the model."),
+        Literal["full", "lora", "mixlora", "llm", "projector", "llm+projector"],
+        typer.Option("--train", help="Which weights move: all, LoRA adapters, mixed ones, or parts of the model."),
     ] = "full"
     lora_r: Annotated[int, typer.Option("--lora-r", help="LoRA rank.")] = 16
     lora_alpha: Annotated[float, typer.Option("--lora-alpha", help="LoRA scale is alpha / r.")] = 32.0
@@ -40,6 +40,9 @@ class Tuning(OptionGroup):
             show_default=False,
         ),
     ] = None
+    experts: Annotated[
+        int, typer.Option("--experts", metavar="N", help="LoRA adapters that a mixture weighs by the instruction.")
+    ] = 16
     lr: Annotated[float, typer.Option("--lr", help="Peak learning rate.")] = 1e-5
     lr_vision: Annotated[
         float | None, typer.Option("--lr-vision", metavar="LR", help="That of the vision encoder, if another.")
@@ -245,12 +248,16 @@ def command(
 
 def _refuse_idle(tuning: Tuning, config: TuneConfig, global_batch: int | None) -> None:
     """Raise UsageError for an option that would do nothing beside the others."""
+    from mmkit.training.config import ADAPTED
+
     whole_model = config.train in ("full", "lora")
+    no_adapters = config.train not in ADAPTED and "--train lora or mixlora"
     idle = {
-        "lora_r": config.train != "lora" and "--train lora",
-        "lora_alpha": config.train != "lora" and "--train lora",
-        "lora_dropout": config.train != "lora" and "--train lora",
-        "lora_targets": config.train != "lora" and "--train lora",
+        "lora_r": no_adapters,
+        "lora_alpha": no_adapters,
+        "lora_dropout": no_adapters,
+        "lora_targets": no_adapters,
+        "experts": config.train != "mixlora" and "--train mixlora",
         "merge": config.train != "lora" and "--train lora",
         "lr_vision": not (config.train == "full" or config.lora_targets == "all")
         and "a vision encoder that is trained",

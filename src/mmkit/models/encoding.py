@@ -50,6 +50,14 @@ class Encoded:
         """How many of the tokens stand for images."""
         return sum(self.is_image)
 
+    @property
+    def instruction(self) -> list[int]:
+        """The tokens before the first one that is learned, those of images left out: of a conversation for training
+        what it has in common with the prompt of its first answer, of a prompt all of its text."""
+        end = self.in_loss.index(True) if any(self.in_loss) else len(self.input_ids)
+        pairs = zip(self.input_ids[:end], self.is_image[:end], strict=True)
+        return [token for token, is_image in pairs if not is_image]
+
 
 class Chat:
     """The processor (for a text model, the tokenizer) of one model, without its weights. Made by `loading.load_chat`.

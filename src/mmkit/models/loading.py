@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
     from mmkit.models.encoding import Chat
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+ADAPTER_CONFIG = "adapter_config.json"
+MIXLORA = "MMKIT_MIXLORA"
+"""What the config of a mixture of LoRA says in the place of peft's type: peft and vLLM, which do not know it, must not
+take it for a LoRA."""
 # Grids that the video half of a processor shares with its image half.
 _SHARED_WITH_VIDEO = ("patch_size", "temporal_patch_size", "merge_size")
 
@@ -57,8 +61,9 @@ def load_model(
 ) -> PreTrainedModel:
     """The weights of `model` in evaluation mode: an image-text model where the family is one, else a causal LM.
 
-    `dtype` None keeps what the checkpoint holds. `adapter` is a PEFT directory or hub id, merged into the weights.
-    Raises as load_chat does, and DataError where the checkpoint lacks weights that the model needs.
+    `dtype` None keeps what the checkpoint holds. `adapter` is a PEFT directory or hub id, merged into the weights, or
+    the directory of a mixture of LoRA, which stays beside them (see `mixlora.conditioned`). Raises as load_chat does,
+    and DataError where the checkpoint lacks weights that the model needs.
     """
     require_libraries()
     base, own_adapter = _base_and_adapter(model)
@@ -127,18 +132,27 @@ def require_libraries() -> None:
             raise missing_extra(package, "train") from None
 
 
+def is_mixture(adapter: str) -> bool:
+    """Whether a directory holds a mixture of LoRA (see `mmkit.models.mixlora`)."""
+    try:
+        settings = json.loads((Path(adapter) / ADAPTER_CONFIG).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and settings.get("peft_type") == MIXLORA
+
+
 def _base_and_adapter(model: str) -> tuple[str, str | None]:
     """What to load: `model` itself, or the base that an adapter directory names, and that adapter."""
     path = Path(model)
     if path.is_file():
         raise DataError(f"{model} is a file, not a model directory")
     if not path.is_dir():
-        if not _HUB_ID.fullmatch(model):
+        if not HUB_ID.fullmatch(model):
             raise MissingInputError(f"model directory {model!r} not found")
         return model, None
     if (path / "config.json").is_file():
         return model, None
-    adapter = path / "adapter_config.json"
+    adapter = path / ADAPTER_CONFIG
     if not adapter.is_file():
         raise DataError(f"{model} is not a model directory: it has no config.json")
     try:
@@ -196,9 +210,16 @@ def _with_adapter(model: Any, adapter: str) -> Any:
         from peft import PeftModel
     except ModuleNotFoundError:
         raise missing_extra("peft", "train") from None
-    if Path(adapter).is_dir() and not (Path(adapter) / "adapter_config.json").is_file():
-        raise DataError(f"{adapter} is not an adapter directory: it has no adapter_config.json")
+    if Path(adapter).is_dir() and not (Path(adapter) / ADAPTER_CONFIG).is_file():
+        raise DataError(f"{adapter} is not an adapter directory: it has no {ADAPTER_CONFIG}")
+    from mmkit.models import mixlora
+
     with quiet(), _explained(adapter):
+        if mixlora.has_mixture(model):
+            raise DataError(f"{adapter}: the model holds a mixture of LoRA, and no adapter goes on top of it")
+        if is_mixture(adapter):
+            mixlora.load(model, Path(adapter))
+            return model
         return PeftModel.from_pretrained(model, adapter).merge_and_unload()
 
 

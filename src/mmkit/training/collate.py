@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Any]
 """`inputs` (what the model's forward takes); `labels` (int64), `weights` (float64, the rows' own λ) and `tasks` (int64,
-the number of the row's task), each (batch, length); `ids`; and the numbers of `text_tokens`, `image_tokens` and
-`loss_tokens`, padding not counted."""
+the number of the row's task), each (batch, length); `instructions`, token ids, one tensor a row (rows that are padding
+included); `ids`; and the numbers of `text_tokens`, `image_tokens` and `loss_tokens`, padding not counted."""
 
 
 class Collator:
@@ -63,6 +63,7 @@ class Collator:
             "labels": labels,
             "weights": weights,
             "tasks": tasks,
+            "instructions": [torch.tensor(sample.instruction) for sample in encoded],
             "ids": [row.id for row, is_padding in rows if not is_padding],
             "text_tokens": num_tokens - num_image_tokens,
             "image_tokens": num_image_tokens,

@@ -10,7 +10,9 @@ from typing import Any
 
 from mmkit.errors import UsageError
 
-TRAIN_MODES = ("full", "lora", "llm", "projector", "llm+projector")
+TRAIN_MODES = ("full", "lora", "mixlora", "llm", "projector", "llm+projector")
+ADAPTED = ("lora", "mixlora")
+"""The modes that train adapters on a model which stays as it is."""
 SCHEDULES = ("cosine", "linear", "constant")
 DTYPES = ("auto", "float32", "bfloat16", "float64")
 DEVICES = ("auto", "cpu", "cuda")
@@ -37,8 +39,10 @@ class TuneConfig:
     """The settings of one tuning run. Raises UsageError where one is impossible.
 
     What is trained: `train` "full" moves every parameter, "lora" adapters on linear layers, "llm", "projector" and
-    "llm+projector" those parts alone. `lora_targets` names layers of the language model ("q_proj,v_proj"), "all" stands
-    for every linear layer of the whole model; None is every linear layer of the language model.
+    "llm+projector" those parts alone. "mixlora" trains `experts` adapters in each layer, each of rank `lora_r`, and
+    gates that weigh them by the row's instruction (`mmkit.models.mixlora`). `lora_targets` names layers of the language
+    model ("q_proj,v_proj"), "all" stands for every linear layer of the whole model; None is every linear layer of the
+    language model.
     `lr` is the peak; vision encoder and projector may have their own. It is reached after `warmup_steps`, or else
     `warmup_ratio` of all steps, and then falls along `schedule` to `min_lr_ratio` of itself. `max_steps` overrides
     `epochs`.
@@ -67,6 +71,7 @@ class TuneConfig:
     lora_alpha: float = 32.0
     lora_dropout: float = 0.0
     lora_targets: str | None = None
+    experts: int = 16
     lr: float = 1e-5
     lr_vision: float | None = None
     lr_projector: float | None = None
@@ -111,7 +116,7 @@ class TuneConfig:
         for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        at_least_1 = ("lora_r", "epochs", "max_steps", "batch_size", "accumulation", "max_length", "threads")
+        at_least_1 = ("lora_r", "experts", "epochs", "max_steps", "batch_size", "accumulation", "max_length", "threads")
         for name in (*at_least_1, "save_every", "balance_window"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -132,6 +137,18 @@ class TuneConfig:
         for name in self.report_to:
             if name not in TRACKERS:
                 raise UsageError(f"report_to must name {' or '.join(TRACKERS)}, not {name!r}")
+        if self.train == "mixlora":
+            self._check_mixture()
+
+    def _check_mixture(self) -> None:
+        impossible = {
+            "--pack": self.pack and "it joins rows, and each row has gates of its own",
+            "--merge": self.merge and "what it adds to the weights depends on the instruction",
+            "--lora-targets all": self.lora_targets == "all" and "a vision encoder does not know whose image it sees",
+        }
+        for option, why in impossible.items():
+            if why:
+                raise UsageError(f"--train mixlora takes no {option}: {why}")
 
 
 @dataclass(frozen=True, slots=True)

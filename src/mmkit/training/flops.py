@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkit.models.families import CROSS_ATTENTION
+from mmkit.models.mixlora import GatedFactors
 from mmkit.models.parts import knows_parts, part_of
 from mmkit.training.config import TuneConfig
 from mmkit.training.loss import head_of
@@ -132,12 +133,14 @@ def num_patches(inputs: Mapping[str, Tensor], patch_size: int | None) -> int:
 
 
 def _weights(net: PreTrainedModel) -> dict[str, Any]:
-    """The Weights of each part. Embedding tables are looked up, not multiplied; a head that shares one is."""
+    """The Weights of each part. Embedding tables are looked up, not multiplied; a head that shares one is. The gates of
+    a mixture of LoRA work once a row, which is next to nothing."""
     head = head_of(net).weight
-    tables = {id(module.weight) for module in net.modules() if isinstance(module, nn.Embedding)}
+    not_per_token = {id(module.weight) for module in net.modules() if isinstance(module, nn.Embedding)}
+    not_per_token |= {id(module.gate) for module in net.modules() if isinstance(module, GatedFactors)}
     total, trained = (dict.fromkeys(("llm", "head", "projector", "vision"), 0) for _ in range(2))
     for name, parameter in net.named_parameters():
-        if parameter is not head and id(parameter) in tables:
+        if parameter is not head and id(parameter) in not_per_token:
             continue
         part = "head" if parameter is head else part_of(name, net.config.model_type)
         total[part] += parameter.numel()

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from mmkit.errors import UnavailableError, UsageError
+from mmkit.models import mixlora
 from mmkit.models.families import ONE_PRECISION
-from mmkit.models.loading import load_model, load_skeleton
+from mmkit.models.loading import ADAPTER_CONFIG, is_mixture, load_model, load_skeleton
 from mmkit.models.parts import PARTS, Part, dead_parameters, knows_parts, part_of
-from mmkit.training.config import TuneConfig
+from mmkit.training.config import ADAPTED, TuneConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,24 +61,23 @@ def prepare_model(model: str, config: TuneConfig, device: torch.device | None = 
     """The model on `device` (by default device_of), with what `config.train` names marked as trained.
 
     That is whole parts ("full", "llm", "projector", "llm+projector") less what can learn nothing (see frozen_dead), or
-    new adapters on linear layers ("lora"). Trained parameters are in float32 even where the run is in bfloat16, whose
-    eight bits would swallow small updates. A part of which nothing is trained lies in bfloat16 then: nothing is lost,
-    as such a run's model is saved in bfloat16.
+    new adapters on linear layers ("lora", "mixlora"). Trained parameters are in float32 even where the run is in
+    bfloat16, whose eight bits would swallow small updates. A part of which nothing is trained lies in bfloat16 then:
+    nothing is lost, as such a run's model is saved in bfloat16.
 
-    Raises UsageError for adapters on an adapter, LoRA targets that are not there and a part that the model lacks,
-    UnavailableError for a family whose parts are not known.
+    Raises UsageError for adapters on an adapter, anything on a mixture of LoRA, LoRA targets that are not there and a
+    part that the model lacks, UnavailableError for a family whose parts are not known.
     """
     device = device_of(config) if device is None else device
-    lora = config.train == "lora"
-    if lora:
-        _check_no_adapter(model)
+    adapted = config.train in ADAPTED
+    _check_base(model, config)
     if config.dtype == "float64":
         dtype = torch.float64
     else:
-        dtype = torch.bfloat16 if lora and runs_in_bfloat16(config) else torch.float32
+        dtype = torch.bfloat16 if adapted and runs_in_bfloat16(config) else torch.float32
     net = load_model(model, dtype=dtype)
     _check_parts(net, config)
-    if lora:
+    if adapted:
         return _with_adapters(net, config).to(device)
     _choose_parts(net, config)
     return net.to(device)
@@ -86,9 +86,9 @@ def prepare_model(model: str, config: TuneConfig, device: torch.device | None = 
 def check_trainable(model: str, config: TuneConfig) -> None:
     """Raise what prepare_model would of the settings, by the model's shape, without its weights."""
     net = load_skeleton(model)
+    _check_base(model, config)
     _check_parts(net, config)
-    if config.train == "lora":
-        _check_no_adapter(model)
+    if config.train in ADAPTED:
         lora_targets(net, config.lora_targets)
     else:
         _choose_parts(net, config)
@@ -148,15 +148,20 @@ def lora_targets(net: PreTrainedModel, targets: str | None = None) -> str:
     return _pattern([name for name in layers if _last(name) in wanted])
 
 
-def _check_no_adapter(model: str) -> None:
-    if (Path(model) / "adapter_config.json").is_file() and not (Path(model) / "config.json").is_file():
+def _check_base(model: str, config: TuneConfig) -> None:
+    """Raise UsageError where `model` is an adapter that the run cannot begin from."""
+    if not (Path(model) / ADAPTER_CONFIG).is_file() or (Path(model) / "config.json").is_file():
+        return
+    if is_mixture(model):
+        raise UsageError(f"{model} is a mixture of LoRA, which cannot be merged and tuned further; tune its base")
+    if config.train in ADAPTED:
         raise UsageError(f"{model} is an adapter; a new one needs a whole model (--train full merges it and goes on)")
 
 
 def _check_parts(net: PreTrainedModel, config: TuneConfig) -> None:
     """Raise UnavailableError where the run tells parts apart that are not known of this family."""
     tells_apart = (
-        config.train not in ("full", "lora") or config.lr_vision is not None or config.lr_projector is not None
+        config.train not in ("full", *ADAPTED) or config.lr_vision is not None or config.lr_projector is not None
     )
     if tells_apart and not knows_parts(net):
         raise UnavailableError(
@@ -187,6 +192,9 @@ def _with_adapters(net: PreTrainedModel, config: TuneConfig) -> PreTrainedModel:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(config.seed)  # here: loading and looking at rows must not change what the adapters start from
+    if config.train == "mixlora":
+        mixlora.attach(net, _mixture(net, config), trained=True)
+        return net
     adapters = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
@@ -195,6 +203,16 @@ def _with_adapters(net: PreTrainedModel, config: TuneConfig) -> PreTrainedModel:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(net, adapters)
+
+
+def _mixture(net: PreTrainedModel, config: TuneConfig) -> mixlora.Mixture:
+    return mixlora.Mixture(
+        target_modules=lora_targets(net, config.lora_targets),
+        experts=config.experts,
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+    )
 
 
 def _linear_layers(net: PreTrainedModel) -> Iterator[str]:
@@ -227,16 +245,20 @@ def _last(name: str) -> str:
 def save_weights(
     net: PreTrainedModel, folder: Path, model: str, config: TuneConfig, state: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write safetensors, config and generation config; for LoRA the adapter, which names its base.
+    """Write safetensors, config and generation config; for LoRA and mixtures of it the adapter, which names its base.
 
     A base that is a directory is named by its absolute path, so that the adapter loads from anywhere. With
     `config.merge` the whole model is written, and the adapter into the folder "adapter" beside it. `state` are the
     weights, where `net` does not hold them whole.
     """
     net.eval()
+    name = str(Path(model).resolve()) if Path(model).is_dir() else model
+    if config.train == "mixlora":
+        mixlora.save(net, folder, name, state)
+        net.generation_config.save_pretrained(folder)
+        return
     if config.train == "lora":
         place = folder / "adapter" if config.merge else folder
-        name = str(Path(model).resolve()) if Path(model).is_dir() else model
         net.peft_config["default"].base_model_name_or_path = name
         net.save_pretrained(place, save_embedding_layers=False, state_dict=state)
         (place / "README.md").unlink()  # an empty form of peft's

@@ -21,6 +21,7 @@ from torch import Tensor
 from mmkit.errors import DataError, LimitError
 from mmkit.models.families import CROSS_ATTENTION
 from mmkit.models.loading import load_chat
+from mmkit.models.mixlora import conditioned
 from mmkit.seeds import derive
 from mmkit.training import checkpoints, output, packing, sharding
 from mmkit.training.balance import balance_of
@@ -213,10 +214,11 @@ class Tuning:
         coefficients = coefficients.to(self.ranks.device)
         shares = []
         for batch in batches:
-            of_tokens, tasks, weights = self._forward(batch)
-            share = (of_tokens * (weights * coefficients[tasks]).to(of_tokens.dtype)).sum()
-            if share.requires_grad:  # a projector learns nothing from text alone
-                torch.autograd.backward(share)
+            with conditioned(self.net, batch["instructions"]):
+                of_tokens, tasks, weights = self._forward(batch)
+                share = (of_tokens * (weights * coefficients[tasks]).to(of_tokens.dtype)).sum()
+                if share.requires_grad:  # a projector learns nothing from text alone
+                    torch.autograd.backward(share)
             shares.append(share.detach().double())
             nll.index_add_(0, tasks, of_tokens.detach().double())
         return torch.stack(shares), nll
@@ -260,7 +262,7 @@ class Tuning:
         sums = torch.zeros(2, len(self.tasks), dtype=torch.float64)
         self.net.eval()
         for (batch,) in self._batches(self._plan(self._held_out, 0), self._held_out):
-            with torch.no_grad():
+            with torch.no_grad(), conditioned(self.net, batch["instructions"]):
                 nll, tasks, _ = self._forward(batch)
             sums[0].index_add_(0, tasks.cpu(), nll.cpu().double())
             sums[1].index_add_(0, tasks.cpu(), torch.ones(len(tasks), dtype=torch.float64))
@@ -317,7 +319,8 @@ class Tuning:
     # --- the model and its checkpoints
 
     def _check_model(self) -> None:
-        check_head(self.net)
+        with conditioned(self.net, [()]):  # it looks at one row
+            check_head(self.net)
         if self.config.gradient_checkpointing:
             self.net.gradient_checkpointing_enable({"use_reentrant": False})
         if self.config.pack:

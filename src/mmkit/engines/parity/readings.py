@@ -17,6 +17,7 @@ from mmkit.engines.parity import NUM_TOKENS, TOLERANCES, Parity, Reading, compar
 from mmkit.engines.parity.requests import built_in
 from mmkit.engines.transformers import free_memory
 from mmkit.engines.transformers.batches import Job, answer
+from mmkit.engines.vllm import arguments
 from mmkit.errors import UsageError, missing_extra
 
 if TYPE_CHECKING:
@@ -50,9 +51,13 @@ def examine(
 
     Both compute in `dtype`, by default the checkpoint's: vLLM by itself would choose a narrower one for float32.
     `tolerance` None is that of the type. Raises UnavailableError where torch or vLLM is missing or vLLM cannot start,
-    UsageError for options that make no sense, and what loading a model raises.
+    UsageError for options that make no sense, DataError for an adapter that vLLM does not take, and what loading a
+    model raises.
     """
     _require_vllm()
+    arguments.require_whole(model)
+    if vllm.adapter is not None:
+        arguments.lora(vllm.adapter)  # says what vLLM does not take, before the other model is loaded for nothing
     from mmkit.models.loading import load_chat
 
     chat = load_chat(model)

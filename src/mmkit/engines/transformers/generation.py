@@ -13,6 +13,7 @@ from mmkit.engines.replies import to_reply
 from mmkit.engines.transformers.batches import Job
 from mmkit.engines.transformers.placement import move
 from mmkit.engines.transformers.prompts import check_context, encode_prompt
+from mmkit.models.mixlora import conditioned
 from mmkit.seeds import derive
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Generation:
         batch = move(self._chat.collate(encoded, padding_side="left"), self._model)
         requests = [job.request for job in jobs]
         stops = self._chat.stop_ids(requests[0].open_turn)
-        with torch.inference_mode():
+        with torch.inference_mode(), conditioned(self._model, [prompt.instruction for prompt in encoded]):
             tokens = self._model.generate(
                 **batch,
                 generation_config=self._config(requests[0].sampling, stops),
