@@ -2,24 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from mmkit.balance.interaction import Instance, InteractionRow, Similarity
+from mmkit import seeds
+from mmkit.balance import chance
+from mmkit.balance.accuracy import accuracies, score, scorer_of
+from mmkit.balance.chance import Block
+from mmkit.balance.interaction import UNIMODAL, VIEWS, Instance, InteractionRow, Mark, Similarity, Unimodal
+from mmkit.balance.pairwise import Matrix
+from mmkit.balance.similarity import Stratum, agreements, answer_of, choice_probabilities, similarity_of, strata
+from mmkit.errors import DataError
 from mmkit.records import Record
+from mmkit.tasks import embedding
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Values: TypeAlias = "NDArray[np.float64]"
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A task's row, and the agreements it is made of: (text with both, image with both) of each instance, in order."""
+    """A task's row, and what it is the mean of: the agreements (text with both, image with both) of each instance."""
 
     row: InteractionRow
     agreements: Sequence[tuple[float, float]]
 
 
 def require_scorable(record: Record, similarity: Similarity) -> None:
-    """Raise DataError for a record that could not be scored whatever the views predict, and UnavailableError where what
-    its similarity needs is not installed. To be called before a model is asked about it."""
+    """To be called before a model is asked about a record.
+
+    Raises DataError where it could not be scored whatever the views predict: the similarity does not fit, or its gold
+    answer is none that its metric knows. Raises UnavailableError where the similarity needs the sentence encoder, and
+    that is not there.
+    """
+    if similarity_of(record, similarity) == "embed":
+        embedding.encoder()
+    scorer = scorer_of(record)
+    if scorer is not None:
+        score(scorer, record, "?")
+
+
+def require_predicted(instance: Instance, similarity: Similarity) -> None:
+    """Raise DataError, naming field and view, where an instance lacks what it is to be scored by."""
+    for view in VIEWS:
+        answer_of(instance, view)
+    found = similarity_of(instance.record, similarity)
+    if found == "likelihood":
+        for view in VIEWS:
+            choice_probabilities(instance, view)
+    if found == "judge":
+        for unimodal in UNIMODAL:
+            value = (instance.judged or {}).get(unimodal)
+            if not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise DataError(f"judged.{unimodal}: expected a number from 0 to 1, got {value!r}")
 
 
 def score_task(
@@ -32,8 +72,163 @@ def score_task(
     similarity: Similarity = "auto",
     seed: int = 0,
 ) -> Scored:
-    """Score a task. `drawn` has the numbers of the draws, from 0, that each instance is in (`Drawn.draws`).
+    """Score a task.
 
-    Raises DataError, naming record and field, for what cannot be scored.
+    `drawn` has the numbers of the draws, from 0, that each instance is in (`Drawn.draws`). The result depends on the
+    instances' order in its last bits alone, and on nothing else but `seed`.
+
+    Source: MINT, eq. 1. Deviation: none in `score`; what stands beside it is ours. `chance_*` and `corrected_*` are
+    those of `chance`, with every instance as often as it was drawn. Raises DataError, naming the record, for one that
+    cannot be scored, and ValueError without instances.
     """
-    raise NotImplementedError
+    if not instances or len(instances) != len(drawn) or not all(drawn):
+        raise ValueError("a task needs instances, and each of them a draw")
+    for instance in instances:
+        try:
+            require_predicted(instance, similarity)
+        except DataError as error:
+            raise DataError(f"{task}, record {instance.record['id']!r}: {error}") from None
+    divided = strata([instance.record for instance in instances], similarity)
+    pairs, blocks = _agreements(instances, divided)
+    members = _members(drawn, draws)
+    weights = _weights(members)
+    means = members @ pairs / members.sum(axis=1, keepdims=True)
+    score_text, score_image = (float(value) for value in means.mean(axis=0))
+    total = score_text + score_image
+    resamples = chance.resampled(weights, seeds.derive(seed, task, "interaction.bootstrap"))
+    beyond_chance = _beyond_chance(blocks, weights, resamples)
+    accuracy = _accuracy(instances, divided, weights, resamples, seed)
+    flags: dict[Mark, bool] = {
+        "few": len(instances) < max(size, 2),
+        "unlearned": accuracy.unlearned,
+        "undefined": beyond_chance.corrected is None,
+    }
+    row = InteractionRow(
+        task=task,
+        score=total,
+        score_text=score_text,
+        score_image=score_image,
+        se=_standard_error(members, means.sum(axis=1)),
+        ci95=chance.mean_interval(pairs.sum(axis=1), weights, resamples, (0.0, 2.0)),
+        n=len(instances),
+        draws=draws,
+        size=size,
+        similarity="+".join(sorted({stratum.similarity for stratum in divided})),
+        chance_text=beyond_chance.chance_text,
+        chance_image=beyond_chance.chance_image,
+        corrected=beyond_chance.corrected,
+        corrected_text=beyond_chance.corrected_text,
+        corrected_image=beyond_chance.corrected_image,
+        corrected_ci95=beyond_chance.ci95,
+        accuracy=accuracy.value,
+        accuracy_chance=accuracy.chance,
+        accuracy_ci95=accuracy.ci95,
+        marks=tuple(mark for mark, holds in flags.items() if holds),
+    )
+    return Scored(row, [(float(text), float(image)) for text, image in pairs])
+
+
+def _agreements(
+    instances: Sequence[Instance], divided: Sequence[Stratum]
+) -> tuple[Matrix, Mapping[Unimodal, Sequence[Block]] | None]:
+    """The agreements of the pairs, shape (instances, 2), and by view those of everything with everything of a stratum,
+    which nobody has judged."""
+    import numpy as np
+
+    if divided[0].similarity == "judge":
+        judged = [instance.judged or {} for instance in instances]
+        return np.array([[given[view] for view in UNIMODAL] for given in judged], dtype=np.float64), None
+    pairs = np.empty((len(instances), len(UNIMODAL)))
+    blocks: dict[Unimodal, list[Block]] = {view: [] for view in UNIMODAL}
+    for stratum in divided:
+        for column, view in enumerate(UNIMODAL):
+            matrix = agreements(instances, stratum, view)
+            pairs[stratum.members, column] = matrix.diagonal()
+            blocks[view].append((stratum, matrix))
+    return pairs, blocks
+
+
+def _members(drawn: Sequence[Sequence[int]], draws: int) -> Matrix:
+    """1 where an instance is in a draw, shape (draws that hold any, instances)."""
+    import numpy as np
+
+    found = np.zeros((draws, len(drawn)))
+    for place, numbers in enumerate(drawn):
+        found[list(numbers), place] = 1
+    return found[found.any(axis=1)]
+
+
+def _weights(members: Matrix) -> Values:
+    """How much each instance counts in eq. 1: as often as it was drawn, where all draws hold equally many."""
+    sizes = members.sum(axis=1, keepdims=True)
+    found: Values = (members * (sizes.max() / sizes)).sum(axis=0)
+    return found
+
+
+def _standard_error(members: Matrix, totals: Values) -> float | None:
+    """That of the mean over draws; None where they all hold the same instances."""
+    return None if members.all() or len(members) < 2 else float(totals.std(ddof=1)) / math.sqrt(len(members))
+
+
+class _BeyondChance(NamedTuple):
+    chance_text: float | None = None
+    chance_image: float | None = None
+    corrected_text: float | None = None
+    corrected_image: float | None = None
+    corrected: float | None = None
+    ci95: tuple[float, float] | None = None
+
+
+def _beyond_chance(
+    blocks: Mapping[Unimodal, Sequence[Block]] | None, weights: Values, resamples: Matrix
+) -> _BeyondChance:
+    if blocks is None:
+        return _BeyondChance()
+    text, image = (chance.agreement(blocks[view], weights[None]) for view in UNIMODAL)
+    corrected = _number(text.corrected + image.corrected)
+    ci95 = None
+    if corrected is not None:
+        drawn_text, drawn_image = (chance.agreement(blocks[view], resamples).corrected for view in UNIMODAL)
+        ci95 = chance.interval(
+            corrected,
+            drawn_text + drawn_image,
+            len(weights),
+            lambda unseen: (
+                float((text.shifted(unseen, 0.0) + image.shifted(unseen, 0.0))[0]),
+                float((text.shifted(unseen, 1.0) + image.shifted(unseen, 1.0))[0]),
+            ),
+        )
+    return _BeyondChance(
+        _number(text.expected),
+        _number(image.expected),
+        _number(text.corrected),
+        _number(image.corrected),
+        corrected,
+        ci95,
+    )
+
+
+class _Accuracy(NamedTuple):
+    value: float | None
+    chance: float | None
+    ci95: tuple[float, float] | None
+    unlearned: bool
+
+
+def _accuracy(
+    instances: Sequence[Instance], divided: Sequence[Stratum], weights: Values, resamples: Matrix, seed: int
+) -> _Accuracy:
+    own, by_chance = accuracies(instances, divided, seed)
+    value, expected = (_number(chance.mean(values, weights[None])) for values in (own, by_chance))
+    ahead = chance.mean_interval(own - by_chance, weights, resamples, (-1.0, 1.0))
+    return _Accuracy(
+        value,
+        expected,
+        chance.mean_interval(own, weights, resamples, (0.0, 1.0)),
+        ahead is not None and ahead[0] <= 0,
+    )
+
+
+def _number(value: Values) -> float | None:
+    """The one value that there is; None where it is not defined."""
+    return None if math.isnan(value[0]) else float(value[0])

@@ -70,16 +70,17 @@ def _found(candidate: Words, reference: Words) -> int:
 
 
 def _best_overlap(record: Record, reply: str, overlap: Overlap) -> Score:
-    words = _words(reply)
+    words = scored_words(reply)
     counts = Counter(words)
     best = 0.0
     for gold in golds(record):
-        wanted = Counter(_words(gold))
+        wanted = Counter(scored_words(gold))
         share = overlap(counts, wanted) if wanted else float(plain(reply) == plain(gold))
         best = max(best, share)
     return Score(100.0 * best, " ".join(words) or plain(reply) or None)
 
 
-def _words(text: str) -> list[str]:
+def scored_words(text: str) -> list[str]:
+    """The words of a text as these scores read them, in order: numbers as digits, no articles."""
     found = _WORD.findall(_IGNORED_INSIDE_WORDS.sub("", text.lower()))
     return [NUMBERS.get(word, word) for word in found if word not in ARTICLES]
