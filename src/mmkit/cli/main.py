@@ -34,6 +34,7 @@ COMMANDS = (
     "mix",
     "stats",
     "render",
+    "score-interaction",
     "finetune",
     "predict",
     "eval",

@@ -1,0 +1,56 @@
+"""What a record brings along of its views: predictions, log-probabilities of choices, a judge's verdicts. All of it is
+what `--per-sample` writes, so that the samples of several shards are scored together without a model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mmkit.balance.interaction import UNIMODAL, VIEWS, Instance, Unimodal, View
+from mmkit.balance.similarity import answer_of, choices_of
+from mmkit.errors import DataError
+from mmkit.records import Record
+
+
+def predictions(record: Record) -> dict[View, str]:
+    """`predictions`, by view. Raises DataError for one that is no text or says nothing."""
+    given = _object(record, "predictions")
+    found = {view: given[view] for view in VIEWS if given.get(view) is not None}
+    for view in found:
+        answer_of(Instance(record, found), view)
+    return found
+
+
+def log_probs(record: Record) -> dict[View, dict[str, float]]:
+    """`choice_log_probs`, by view, in the choices' order. Raises DataError where they are not of all the choices."""
+    given = _object(record, "choice_log_probs")
+    choices = choices_of(record)
+    found: dict[View, dict[str, float]] = {}
+    for view in VIEWS:
+        values = given.get(view)
+        if values is None:
+            continue
+        if not isinstance(values, dict) or set(values) != set(choices):
+            raise DataError(f"choice_log_probs.{view}: expected a number for each of the choices, and for nothing else")
+        for choice, value in values.items():
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise DataError(f"choice_log_probs.{view}: expected a number for {choice[:40]!r}")
+        found[view] = {choice: float(values[choice]) for choice in choices}
+    return found
+
+
+def judged(record: Record) -> dict[Unimodal, float]:
+    """How alike a judge found the predictions of a record that `--per-sample` wrote; empty for any other."""
+    delta = record.get("delta")
+    if record.get("similarity") != "judge" or not isinstance(delta, dict):
+        return {}
+    return {view: float(delta[view]) for view in UNIMODAL if type(delta.get(view)) in (int, float)}
+
+
+def _object(record: Record, name: str) -> dict[str, Any]:
+    value = record.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise DataError(f'{name}: expected an object of "text", "image" and "both"')
+    return value

@@ -1,0 +1,58 @@
+"""A model that says whether two answers mean the same."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from importlib import resources
+
+import orjson
+
+from mmkit.balance.asking import Question, Subject
+from mmkit.balance.interaction import UNIMODAL, Unimodal
+from mmkit.balance.views import Shown
+from mmkit.engines import Choice
+from mmkit.records import Record, message, parts_text
+from mmkit.tasks import prompts
+from mmkit.tasks.extraction import plain
+
+VERDICTS = ("yes", "no")
+_SLOT = re.compile(r"\{(question|answer_1|answer_2)\}")
+
+
+def judge_questions(subjects: Iterable[Subject]) -> Iterator[Question[Choice]]:
+    """For each subject the judge's questions: does what a unimodal view predicts mean the same as what both do?
+
+    The probability of yes among yes and no is how alike they are. Texts that are equal but for case, white space and a
+    full stop are 1 unasked. Source: none; MINT's δ is any semantic similarity in [0, 1].
+    """
+    for subject in subjects:
+        for view in UNIMODAL:
+            one, other = subject.predictions[view], subject.predictions["both"]
+            if view in subject.judged:
+                continue
+            if plain(one) == plain(other):
+                subject.judged[view] = 1.0
+                continue
+            text = _filled(question=_asked(subject.row.record), answer_1=one, answer_2=other)
+            yield Question(subject, f"judge-{view}", Shown([message("user", text)]), _taker(subject, view))
+
+
+def _taker(subject: Subject, view: Unimodal) -> Callable[[Choice], None]:
+    def take(choice: Choice) -> None:
+        yes, no = (choice.log_probs[verdict] for verdict in VERDICTS)
+        subject.judged[view] = 1 / (1 + math.exp(min(no - yes, 700.0)))
+
+    return take
+
+
+def _asked(record: Record) -> str:
+    question = record.get("question")
+    return question if question else parts_text(prompts.conversation(record)[-1])
+
+
+def _filled(**texts: str) -> str:
+    """The prompt with each text as a JSON string in its slot: no text can end its own quotes."""
+    prompt = resources.files(__package__).joinpath("judge.txt").read_text(encoding="utf-8")
+    return _SLOT.sub(lambda slot: orjson.dumps(texts[slot[1]]).decode(), prompt)
