@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from mmkit.balance.interaction import Unimodal, View
 from mmkit.balance.views import Shown
-from mmkit.engines import Choice, Reply, Request, Sampling
+from mmkit.engines import Choice, Reply, Request, Sampling, Usage
 from mmkit.errors import MmkitError, UnavailableError
 from mmkit.streams import Row, Withdrawn
 
@@ -25,6 +25,8 @@ class Subject:
     predictions: dict[View, str] = field(default_factory=dict)
     log_probs: dict[View, dict[str, float]] = field(default_factory=dict)
     judged: dict[Unimodal, float] = field(default_factory=dict)
+    used: dict[str, Usage] = field(default_factory=dict)
+    """What each model was paid for it, in tokens; nothing for an answer that another subject's question had got."""
     failed: bool = False
 
     def take_log_probs(self, view: View, log_probs: dict[str, float]) -> None:
@@ -53,12 +55,12 @@ class Asker:
         self._image_root = image_root
 
     def ask(
-        self, questions: Iterable[Question[A]], answers_to: Callable[[Iterable[Request]], Iterator[A]]
+        self, questions: Iterable[Question[A]], model: str, answers_to: Callable[[Iterable[Request]], Iterator[A]]
     ) -> Iterator[Withdrawn]:
         """Ask, and hand every answer to those who asked; the rows that failed come out.
 
-        `answers_to` is an engine's method. Equal questions (see `Shown.digest`) are one request. Requests are numbered
-        without gaps, so that an engine that batches by position has full batches.
+        `answers_to` is a method of the model's engine. Equal questions (see `Shown.digest`) are one request. Requests
+        are numbered without gaps, so that an engine that batches by position has full batches.
         """
         askers: dict[bytes, list[Question[A]]] = {}
         answers: dict[bytes, A] = {}
@@ -69,7 +71,7 @@ class Asker:
             """The request of a question that nobody asked before."""
             digest = question.shown.digest(self._image_root)
             if digest in answers:
-                _take(question, answers[digest])
+                _take(question, answers[digest], model, Usage())
             elif digest in askers:
                 askers[digest].append(question)
             else:
@@ -95,10 +97,10 @@ class Asker:
         for answer in answers_to(requests()):
             digest = under_way.popleft()
             answers[digest] = answer
-            for question in askers[digest]:
+            for number, question in enumerate(askers[digest]):
                 try:
                     if not question.subject.failed:
-                        _take(question, answer)
+                        _take(question, answer, model, Usage() if number else answer.usage)
                 except MmkitError as error:
                     failed.append(_withdrawn(question, error))
             yield from failed
@@ -117,9 +119,11 @@ class Asker:
         )
 
 
-def _take(question: Question[A], answer: A) -> None:
+def _take(question: Question[A], answer: A, model: str, usage: Usage) -> None:
     if answer.error is not None:
         raise UnavailableError(f"the model gave no answer ({question.about}): {answer.error}")
+    used = question.subject.used
+    used[model] = used.get(model, Usage()) + usage
     question.take(answer)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
+from mmkit import __version__
 from mmkit.balance import given
 from mmkit.balance.asking import Asker, Question, Subject
 from mmkit.balance.draws import Drawn, Draws, task_of
@@ -17,8 +18,8 @@ from mmkit.balance.scoring import require_scorable, score_task
 from mmkit.balance.similarity import answer_of, choices_of, similarity_of
 from mmkit.balance.views import Absent, Statements, shown
 from mmkit.engines import Choice, Engine, Reply, Sampling
-from mmkit.errors import DataError, UsageError
-from mmkit.records import Record
+from mmkit.errors import DataError, MmkitError, UsageError
+from mmkit.records import Record, with_lineage
 from mmkit.streams import Outcome, Rejected, Result, Row, Used, Withdrawn
 from mmkit.tasks.extraction import Options
 from mmkit.tasks.prompts import letters
@@ -121,21 +122,22 @@ class Measurement:
         require_scorable(record, method.similarity)
         if method.similarity == "likelihood" and len(set(scored := self._scored(record))) < len(scored):
             raise DataError("choices: two of them are the same, so that their probabilities cannot be told apart")
-        missing = [view for view in VIEWS if view not in self._given(record)]
-        for view in missing:
-            shown(record, view, method.statements, method.absent)
-        for view in missing:
-            if view not in self._models:
-                raise UsageError(self._nobody_for(row, view))
+        for view in VIEWS:
+            if view not in self._given(record):
+                if view not in self._models:
+                    raise self._nobody_for(row, view)
+                shown(record, view, method.statements, method.absent)
         if method.similarity == "judge" and "judge" not in self._models and len(given.judged(record)) < len(UNIMODAL):
             raise UsageError(f"{row.where}: nobody to judge: give --judge-model, or --model")
 
-    def _nobody_for(self, row: Row, view: View) -> str:
+    def _nobody_for(self, row: Row, view: View) -> MmkitError:
+        """What is wrong where a view has no prediction and no model: the row, if it has others, or else the call."""
         likelihood = self._method.similarity == "likelihood"
         name, value = ("choice_log_probs", "{…}") if likelihood else ("predictions", '"…"')
-        missing = name if row.record.get(name) is None else f"{name}.{view}"
+        if row.record.get(name) is not None:
+            return DataError(f"{name}.{view}: missing, and there is no --model to ask")
         wanted = ", ".join(f'"{one}": {value}' for one in VIEWS)
-        return f'{row.where}: no {missing}, and nobody to ask: give --model, or in every record "{name}": {{{wanted}}}'
+        return UsageError(f'{row.where}: nobody to ask: give --model, or in every record "{name}": {{{wanted}}}')
 
     def _given(self, record: Record) -> Mapping[View, Any]:
         """What a record brings along: log-probabilities where these are compared, else predictions."""
@@ -165,18 +167,22 @@ class Measurement:
                 yield from self._ask_model(self._engine_of(model), views)
         if self._method.similarity == "judge" and "judge" in self._models:
             engine = self._engine_of(self._models["judge"])
-            yield from self._asker.ask(judge_questions(self._subjects()), partial(engine.choose, choices=VERDICTS))
+            yield from self._asker.ask(
+                judge_questions(self._subjects()), engine.model, partial(engine.choose, choices=VERDICTS)
+            )
 
     def _ask_model(self, engine: Engine, views: Sequence[View]) -> Iterator[Withdrawn]:
         if self._method.similarity != "likelihood":
-            yield from self._asker.ask(self._questions(self._subjects(), views, _taker_of_reply), engine.generate)
+            yield from self._asker.ask(
+                self._questions(self._subjects(), views, _taker_of_reply), engine.model, engine.generate
+            )
             return
         groups: dict[tuple[str, ...], list[Subject]] = {}
         for subject in self._subjects():
             groups.setdefault(self._scored(subject.row.record), []).append(subject)
         for choices, subjects in groups.items():
             questions = self._questions(subjects, views, _taker_of_choice)
-            yield from self._asker.ask(questions, partial(engine.choose, choices=choices))
+            yield from self._asker.ask(questions, engine.model, partial(engine.choose, choices=choices))
 
     def _subjects(self) -> Iterator[Subject]:
         return (subject for subjects in self._sampled.values() for subject in subjects if not subject.failed)
@@ -191,7 +197,7 @@ class Measurement:
         statements = self._method.statements
         for subject in subjects:
             for view in views:
-                if view in subject.predictions:
+                if subject.failed or view in subject.predictions:
                     continue
                 record = subject.row.record
                 if view == "image" and statements.source(record) == "default":
@@ -234,7 +240,18 @@ class Measurement:
         }
         if subject.log_probs:
             additions["choice_log_probs"] = _in_order(subject.log_probs)
-        return {**record, **additions}
+        sample = {**record, **additions}
+        for model, usage in subject.used.items():
+            entry = {
+                "op": "score-interaction",
+                "version": __version__,
+                "parents": [record["id"]],
+                "model": model,
+                "params": self._method.sampling.digest(),
+                "usage": usage.to_wire(),
+            }
+            sample = with_lineage(sample, entry)
+        return sample
 
 
 def _instance(subject: Subject) -> Instance:

@@ -104,7 +104,9 @@ def _models(
 def _refuse_idle(streams: Streams, model: Model, similarity: str) -> None:
     """Raise UsageError for an option that has nothing to act on, and for batch files."""
     if model.to_batch is not None or model.from_batch:
-        raise UsageError("score-interaction asks by no batch files, since it samples first; --cache keeps the answers")
+        raise UsageError(
+            "no batch files here, as what is asked is sampled first; --cache DIR keeps the answers of a run"
+        )
     for name, needs in (("choice_form", "likelihood"), ("judge_model", "judge")):
         source = streams.context.get_parameter_source(name)
         if getattr(source, "name", None) == "COMMANDLINE" and similarity != needs:

@@ -66,6 +66,14 @@ class Usage:
     image_tokens: int = 0
     completion_tokens: int = 0
 
+    def __add__(self, other: Usage) -> Usage:
+        """What both cost."""
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.image_tokens + other.image_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
+
     def to_wire(self) -> dict[str, int]:
         """The form in which lineage holds it."""
         return {
