@@ -172,6 +172,8 @@ def require_enough(num_tasks: int, num_groups: int) -> None:
 
 
 def _why_uncorrected(row: InteractionRow) -> str:
+    if row.similarity == "judge":
+        return "a judge compared its predictions"
     if "undefined" in row.marks:
         return "its predictions hardly vary, so chance alone explains their agreement"
     return 'the row gives no "corrected"'

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from mmkit.errors import DataError
+from mmkit.streams import Dropped, Row, each
+from mmkit.streams.rows import Stage
 
 By: TypeAlias = Literal["interaction", "distance", "similarity", "single", "all", "file"]
 METHODS: tuple[By, ...] = get_args(By)
@@ -49,18 +52,78 @@ class GroupRow:
 
     @classmethod
     def from_wire(cls, row: Mapping[str, Any]) -> GroupRow:
-        """Read what another task can be put beside: `task`, `group`, `score` and `corrected`, of which only the first
-        two are needed.
+        """Read a row, of which only `task` and `group` are needed; not its method nor the other groups' probabilities.
 
         Raises DataError with the field's name.
         """
-        task, group, score, corrected = (row.get(name) for name in ("task", "group", "score", "corrected"))
+        task, group, corrected, unsure = (row.get(name) for name in ("task", "group", "corrected", "unsure"))
         if not isinstance(task, str) or not isinstance(group, str) or not group:
             raise DataError('expected {"task": "…", "group": "…"}')
-        if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
-            raise DataError(f"score: expected a number, got {type(score).__name__}")
-        if score is not None and not math.isfinite(score):
-            raise DataError(f"score: {score} is not finite")
-        if corrected is not None and not isinstance(corrected, bool):
-            raise DataError(f"corrected: expected true or false, got {type(corrected).__name__}")
-        return cls(task, group, score=None if score is None else float(score), corrected=corrected)
+        for name, value in (("corrected", corrected), ("unsure", unsure)):
+            if value is not None and not isinstance(value, bool):
+                raise DataError(f"{name}: expected true or false, got {type(value).__name__}")
+        return cls(
+            task,
+            group,
+            score=_number(row, "score"),
+            corrected=corrected,
+            probability=_number(row, "probability"),
+            unsure=unsure is True,
+        )
+
+
+def table(rows: Iterable[GroupRow]) -> list[list[str]]:
+    """The rows for a terminal, header first."""
+    header = ["group", "task", "score", "probability", ""]
+    return [
+        header,
+        *([row.group, row.task, _shown(row.score), _shown(row.probability), "unsure" * row.unsure] for row in rows),
+    ]
+
+
+def take(groups: Mapping[str, str], group: str, source: str) -> Stage:
+    """A stage that keeps the records whose task is in `group`.
+
+    A record without a task, or with one that `groups` does not name, is rejected; `source` is where the groups come
+    from.
+    """
+
+    def keep(row: Row) -> Row | Dropped:
+        own = group_of(row.record, groups, source)
+        return row if own == group else Dropped(row, f"group {own}")
+
+    return each(keep)
+
+
+def group_of(record: Mapping[str, Any], groups: Mapping[str, str], source: str) -> str:
+    """The group of a record's task. Raises DataError where it has no task, or `groups`, from `source`, does not name
+    it."""
+    task = record.get("task")
+    if not task:
+        raise DataError("no task, so no group")
+    if task not in groups:
+        raise DataError(f"task {task!r} is in no group of {source}")
+    return groups[task]
+
+
+def file_name(group: str) -> str:
+    """A file's name, without suffix, for a group: what is not a letter, digit or harmless sign of it as %XX, so that no
+    name leads out of a directory and no two are the same."""
+    return re.sub(r"[^\w.,+=@() -]|^[. -]|[. ]$", lambda found: _percent_encoded(found[0]), group)
+
+
+def _percent_encoded(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
+
+
+def _shown(number: float | None) -> str:
+    return "" if number is None else f"{number:.2f}"
+
+
+def _number(row: Mapping[str, Any], name: str) -> float | None:
+    value = row.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(f"{name}: expected a number, got {value!r}")
+    return float(value)

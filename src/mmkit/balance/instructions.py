@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmkit import seeds
 from mmkit.balance.grouping import NUM_GROUPS, group_name, require_enough
 from mmkit.balance.groups import GroupRow
 from mmkit.errors import DataError
+from mmkit.records import question_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +45,15 @@ class Instructions:
     def by_task(self) -> dict[str, list[str]]:
         """The instructions of each task, tasks and texts in an order of their own."""
         return {task: sorted(text for _, text in self._heaps[task]) for task in sorted(self._heaps)}
+
+
+def instruction_of(record: Mapping[str, Any]) -> str:
+    """A record's `instruction`, else its question, else its first user turn. Raises DataError where there is none."""
+    own = record.get("instruction")
+    text = own if isinstance(own, str) and own.strip() else question_of(record)
+    if text is None:
+        raise DataError("no instruction, question or user turn to compare tasks by")
+    return text
 
 
 def by_similarity(

@@ -35,6 +35,7 @@ COMMANDS = (
     "stats",
     "render",
     "score-interaction",
+    "group",
     "finetune",
     "predict",
     "eval",

@@ -31,6 +31,7 @@ def command(
 
     Example: mmkit split all.jsonl --ratio train=.9,test=.1 --into data
     """
+    from mmkit.cli.parts import from_files, path_of, require_room
     from mmkit.data.split import Splitter, parse_ratio
 
     parts = parse_ratio(ratio)
@@ -38,36 +39,17 @@ def command(
         raise UsageError("give one of --take PART (to stdout or -o) and --into DIR (all parts)")
     if take is not None and take not in parts:
         raise UsageError(f"--take {take}: --ratio names {', '.join(parts)}")
-    from_files = bool(streams.inputs) and not any(_is_pipe(name) for name in streams.inputs or ())
     if into is not None:
-        _require_room(into, list(parts), streams, from_files)
+        if unfit := [part for part in parts if Path(part).name != part]:
+            raise UsageError(f"--ratio: {unfit[0]!r} is no name for a file in {into}")
+        require_room("--into", into, list(parts), streams, instead=", or use --take")
     splitter = Splitter(parts, by=by, seed=seed)
-    if from_files and by == "image":
+    if by == "image" and from_files(streams):
         _link(splitter, streams)
     for part in parts if into is not None else [str(take)]:
         if into is not None:
-            streams.output = f"{into}/{part}.jsonl"
+            streams.output = path_of(into, part)
         streams.run(splitter.take(part))
-
-
-def _is_pipe(name: str) -> bool:
-    """Whether an input can be read only once: stdin, a named pipe, the shell's <(…)."""
-    path = Path(name)
-    return name == "-" or (path.exists() and not path.is_file())
-
-
-def _require_room(into: str, parts: list[str], streams: Streams, from_files: bool) -> None:
-    """Refuse what --into DIR cannot do."""
-    if not from_files:
-        raise UsageError("--into reads its input once a part, which a pipe cannot do: name a file, or use --take")
-    if streams.output is not None or streams.dropped is not None:
-        raise UsageError("--into names the outputs itself and drops nothing; leave out -o and --dropped")
-    for part in parts:
-        if Path(part).name != part:
-            raise UsageError(f"--ratio: {part!r} is no name for a file in {into}")
-        target = Path(into, f"{part}.jsonl").resolve()
-        if any(Path(name).resolve() == target for name in streams.inputs or ()):
-            raise UsageError(f"--into {into}: the part {part!r} would overwrite the input")
 
 
 def _link(splitter: object, streams: Streams) -> None:
