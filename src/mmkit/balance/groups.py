@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from mmkit.errors import DataError
-from mmkit.streams import Dropped, Row, each
-from mmkit.streams.rows import Stage
 
 By: TypeAlias = Literal["interaction", "distance", "similarity", "single", "all", "file"]
 METHODS: tuple[By, ...] = get_args(By)
@@ -79,41 +76,6 @@ def table(rows: Iterable[GroupRow]) -> list[list[str]]:
         header,
         *([row.group, row.task, _shown(row.score), _shown(row.probability), "unsure" * row.unsure] for row in rows),
     ]
-
-
-def take(groups: Mapping[str, str], group: str, source: str) -> Stage:
-    """A stage that keeps the records whose task is in `group`.
-
-    A record without a task, or with one that `groups` does not name, is rejected; `source` is where the groups come
-    from.
-    """
-
-    def keep(row: Row) -> Row | Dropped:
-        own = group_of(row.record, groups, source)
-        return row if own == group else Dropped(row, f"group {own}")
-
-    return each(keep)
-
-
-def group_of(record: Mapping[str, Any], groups: Mapping[str, str], source: str) -> str:
-    """The group of a record's task. Raises DataError where it has no task, or `groups`, from `source`, does not name
-    it."""
-    task = record.get("task")
-    if not task:
-        raise DataError("no task, so no group")
-    if task not in groups:
-        raise DataError(f"task {task!r} is in no group of {source}")
-    return groups[task]
-
-
-def file_name(group: str) -> str:
-    """A file's name, without suffix, for a group: what is not a letter, digit or harmless sign of it as %XX, so that no
-    name leads out of a directory and no two are the same."""
-    return re.sub(r"[^\w.,+=@() -]|^[. -]|[. ]$", lambda found: _percent_encoded(found[0]), group)
-
-
-def _percent_encoded(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
 
 
 def _shown(number: float | None) -> str:

@@ -289,7 +289,7 @@ def _of_some(stage: Stage) -> Stage:
 
 def _split(streams: Streams, path: str, directory: str) -> None:
     """One pass over the records for each group."""
-    from mmkit.balance.groups import file_name, take
+    from mmkit.balance.members import file_name, take
     from mmkit.cli.groups_file import read_task_groups
     from mmkit.cli.parts import path_of, require_room
 
