@@ -122,8 +122,9 @@ class Measurement:
         require_scorable(record, method.similarity)
         if method.similarity == "likelihood" and len(set(scored := self._scored(record))) < len(scored):
             raise DataError("choices: two of them are the same, so that their probabilities cannot be told apart")
+        found = self._given(record)
         for view in VIEWS:
-            if view not in self._given(record):
+            if view not in found:
                 if view not in self._models:
                     raise self._nobody_for(row, view)
                 shown(record, view, method.statements, method.absent)
