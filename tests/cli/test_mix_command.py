@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -80,6 +82,9 @@ def test_weights_and_groups_come_from_rows(mmkit: Mmkit, files: list[str], write
     assert "groups.jsonl: row 2: task 'squad' a second time" in mmkit(*grouped).err
     write("groups.jsonl", [{"task": "squad", "group": 3}])
     assert mmkit(*grouped).code == 65
+    write("groups.jsonl", [{"task": "squad", "group": "a"}])
+    done = mmkit(*grouped, "--rejects", "rejects.jsonl")  # which takes bad rows, not a mistake in the options
+    assert (done.code, done.err) == (2, "mmkit mix: --groups: no row names the group of arc, cosmosqa, vqa\n")
 
 
 def test_a_named_mixture_has_a_budget_of_its_own(mmkit: Mmkit, write: Write) -> None:
@@ -105,6 +110,8 @@ def test_a_named_mixture_has_a_budget_of_its_own(mmkit: Mmkit, write: Write) -> 
         (["--mixture", "flan"], "--mixture flan: there are mlan, mlan-v, mlan-v-vicuna, llava, cambrian"),
         (["--budget", "0"], "expected a whole number such as 80000, 80k or 1.5M, got '0'"),
         (["--budget", "1.5"], "expected a whole number"),
+        (["--budget", "1,5"], "expected a whole number"),
+        (["--budget", "5", "--ratio", "language=1,a=0"], "--ratio: 'a' belongs to both 'language' and 'a'"),
         (["--budget", "5", "--ratio", "language=.5"], "the shares sum to 0.5, not 1"),
         (["--budget", "5", "--ratio", "vision=1"], "no row belongs to 'vision'; there are: modality language; "),
     ],
@@ -118,8 +125,59 @@ def test_what_cannot_be_meant_is_a_usage_error(mmkit: Mmkit, write: Write, optio
 
 def test_a_budget_may_be_written_short(mmkit: Mmkit, write: Write) -> None:
     write("a.jsonl", tasks("a", 3))
-    for text in ("0.003k", "3", "0.000_003M"):
-        assert len(mmkit("mix", "a.jsonl", "--budget", text).rows()) == 3
+    for text, count in (("0.003k", 3), ("3", 3), ("0.000003M", 3), ("1.005k", 1005), ("1,005", 1005), ("1_005", 1005)):
+        assert len(mmkit("mix", "a.jsonl", "--budget", text).rows()) == count
+
+
+def test_the_command_line_outdoes_what_mmkit_toml_says_otherwise(mmkit: Mmkit, write: Write) -> None:
+    write("a.jsonl", tasks("a", 9, num_tokens=5))
+    write("b.jsonl", tasks("b", 9, num_tokens=5))
+    write("weights.jsonl", [{"task": "a", "weight": 1}, {"task": "b", "weight": 0}])
+    write("mmkit.toml", b'[mix]\nbudget = 8\nratio = "a=.5,b=.5"\n')
+    mix = ["mix", "a.jsonl", "b.jsonl"]
+    assert by_task(mmkit(*mix)) == {"a": 4, "b": 4}
+    assert by_task(mmkit(*mix, "--weights", "weights.jsonl")) == {"a": 8}
+    assert by_task(mmkit(*mix, "--budget-tokens", 20)) == {"a": 2, "b": 2}
+    assert "--budget and --budget-tokens contradict" in mmkit(*mix, "--budget", 1, "--budget-tokens", 20).err
+    write("mmkit.toml", b"[mix]\nbudget = 8\nbudget_tokens = 8\n")
+    assert "--budget and --budget-tokens contradict" in mmkit(*mix).err
+
+
+def test_inputs_without_rows_and_held_out_files_without_questions_are_not_passed_over(
+    mmkit: Mmkit, write: Write
+) -> None:
+    write("a.jsonl", tasks("a", 3))
+    write("empty.jsonl", b"")
+    write("answers.jsonl", [{"id": "1", "answer": "yes"}])
+    mix = ["mix", "a.jsonl", "empty.jsonl", "--budget", 2]
+    assert mmkit(*mix).err.endswith("; a 2 of 3; no rows in empty.jsonl\n")
+    write("other.jsonl", tasks("other", 3))
+    assert (
+        "; 0 held out (0 by image, 0 by question); no rows in empty.jsonl"
+        in mmkit(*mix, "--heldout", "other.jsonl").err
+    )
+    for name in ("empty.jsonl", "answers.jsonl"):
+        done = mmkit(*mix, "--heldout", "other.jsonl", "--heldout", name)
+        assert done.code == 65
+        assert done.err == f"mmkit mix: --heldout {name}: no row has an image or a question\n"
+
+
+def test_a_file_that_changes_after_mix_has_begun_is_an_error(mmkit: Mmkit, write: Write, tmp_path: Path) -> None:
+    write("a.jsonl", tasks("a", 30))
+    os.mkfifo(tmp_path / "heldout")
+
+    def change() -> None:
+        with (tmp_path / "heldout").open("wb") as pipe:  # waits until mix reads, which has looked at its inputs by then
+            write("a.jsonl", tasks("a", 20))
+            pipe.write(b'{"id": "h", "question": "h"}\n')
+
+    changing = threading.Thread(target=change, daemon=True)
+    changing.start()
+    done = mmkit("mix", "a.jsonl", "--budget", 5, "--heldout", "heldout", "-o", "out.jsonl")
+    changing.join(timeout=60)
+    assert done.code == 65
+    assert "mmkit mix: a.jsonl has changed since it was read first" in done.err
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_pipe_cannot_be_read_twice(mmkit: Mmkit, shell: Callable[[str], Done], write: Write) -> None:

@@ -25,6 +25,13 @@ def test_case_punctuation_space_and_width_do_not_make_another_question() -> None
     assert normalised("¿…?") == ""
 
 
+def test_marks_on_letters_make_another_question_and_marks_on_signs_none() -> None:
+    for one, other in (("यह किताब है?", "यह कीताब है?"), ("ปีนี้", "ปูนี้"), ("résumé", "resume")):
+        assert normalised(one) != normalised(other)
+    assert normalised("cafe\u0301") == normalised("CAF\u00c9!")
+    assert normalised("I \u2764\ufe0f it") == normalised("I \u2764 it") == "i it"
+
+
 def test_a_question_is_the_records_or_what_the_user_says() -> None:
     assert list(questions({"id": "a", "question": "Why?", **asked("Where?")})) == ["why"]
     assert list(questions(asked("Where?", "here", "When?", "now"))) == ["where", "when"]
@@ -50,6 +57,14 @@ def test_an_image_is_known_by_its_bytes_under_any_name(tmp_path: Path) -> None:
     assert held_out.holds({"id": "x", "images": [{"path": "other.jpg"}], "question": "q"}) is None
     with pytest.raises(MissingInputError, match="not found"):
         held_out.holds({"id": "x", "images": [{"path": "missing.jpg"}]})
+
+
+def test_how_much_is_held_out_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    held_out = HeldOut(image_root=str(tmp_path))
+    assert held_out.add([{"id": "1", "question": "?"}, {"id": "2", "answer": "a"}]) == 0
+    assert held_out.add([{"id": "1", "images": [{"path": "a.jpg"}], **asked("Why?", "so", "And?")}]) == 3
+    assert held_out.holds({"id": "x", "question": "and"}) == "question"
 
 
 def test_without_held_out_images_no_image_is_read(tmp_path: Path) -> None:

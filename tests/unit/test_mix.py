@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
+import tracemalloc
+import weakref
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from functools import partial
+from itertools import chain, cycle
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,7 @@ from mmkit.errors import DataError, MissingInputError
 from mmkit.streams import Row, StreamOptions, read, run
 
 Files = Mapping[str, Sequence[dict[str, Any]]]
+SharedOut = Callable[[Sequence[strata.Cell]], list[strata.Stratum]]
 
 
 def sample(
@@ -28,16 +34,18 @@ def sample(
     budget: int,
     *,
     ratio: str | None = None,
+    shared_out: SharedOut = strata.equal,
     seed: int = 0,
     by: strata.By = "task",
     strict: bool = True,
     **frame_options: Any,
 ) -> mix.Sample:
     """The sample of files that exist."""
+    if ratio is not None:
+        shared_out = partial(strata.by_ratio, ratio=strata.parse_ratio(ratio))
     frame = mix.Frame(strata.label_by(by, strata.file_names(inputs)), seed=seed, **frame_options)
     frame.read(lambda wanted: read(inputs, wanted=wanted), strict=strict)
-    shares = strata.parse_ratio(ratio) if ratio is not None else None
-    return frame.draw(strata.equal(frame.cells) if shares is None else strata.by_ratio(frame.cells, shares), budget)
+    return frame.draw(shared_out(frame.cells), budget)
 
 
 def mixed(
@@ -84,31 +92,57 @@ _rows = st.lists(
 )
 _files = st.dictionaries(st.sampled_from(["a", "b", "c"]), _rows, min_size=1)
 _budgets = st.integers(1, 60)
+
+
+def by_modality(cells: Sequence[strata.Cell], language: int, vision: int) -> list[strata.Stratum]:
+    """What `--ratio language=…,vision=…` gives, with all for the one where the other has no row."""
+    parts = {"language": language, "vision": vision}
+    there = {name: part for name, part in parts.items() if any(cell.modality == name for cell in cells)}
+    return strata.by_ratio(cells, {name: Fraction(part, sum(there.values())) for name, part in there.items()})
+
+
+def by_weights(cells: Sequence[strata.Cell], weights: Sequence[float]) -> list[strata.Stratum]:
+    """What `--weights` gives with these for the data sets in the order of their names."""
+    return strata.by_weight(cells, dict(zip(sorted({cell.dataset for cell in cells}), cycle(weights), strict=False)))
+
+
+_parts = st.integers(1, 8)
+_proportions = st.one_of(
+    st.just(strata.equal),
+    st.builds(lambda one, other: partial(by_modality, language=one, vision=other), _parts, _parts),
+    st.builds(lambda weights: partial(by_weights, weights=weights), st.lists(st.floats(0.01, 9), min_size=1)),
+)
 thorough = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @thorough
-@given(_files, _budgets, st.integers(0, 3), st.randoms(use_true_random=False))
-def test_the_order_of_files_and_rows_does_not_matter(files: Files, budget: int, seed: int, chance: Any) -> None:
-    once = mixed(files, budget, seed=seed)
+@given(_files, _budgets, _proportions, st.integers(0, 3), st.randoms(use_true_random=False))
+def test_the_order_of_files_and_rows_does_not_matter(
+    files: Files, budget: int, shared_out: SharedOut, seed: int, chance: Any
+) -> None:
+    options: dict[str, Any] = {"seed": seed, "shared_out": shared_out}
+    once = mixed(files, budget, **options)
     other_files = {name: files[name] for name in chance.sample([*files], len(files))}
-    assert mixed(other_files, budget, seed=seed) == once
+    assert mixed(other_files, budget, **options) == once
     other_rows = {name: chance.sample(own, len(own)) for name, own in files.items()}
-    assert sorted(mixed(other_rows, budget, seed=seed).splitlines()) == sorted(once.splitlines())
+    assert sorted(mixed(other_rows, budget, **options).splitlines()) == sorted(once.splitlines())
 
 
 @thorough
-@given(_files, _budgets, _budgets)
-def test_a_smaller_sample_lies_inside_a_larger_one_line_by_line(files: Files, one: int, other: int) -> None:
-    smaller, larger = (Counter(mixed(files, budget).splitlines()) for budget in sorted((one, other)))
+@given(_files, _budgets, _budgets, _proportions)
+def test_a_smaller_sample_lies_inside_a_larger_one_line_by_line(
+    files: Files, one: int, other: int, shared_out: SharedOut
+) -> None:
+    budgets = sorted((one, other))
+    smaller, larger = (Counter(mixed(files, budget, shared_out=shared_out).splitlines()) for budget in budgets)
     assert smaller <= larger
     assert (smaller.total(), larger.total()) == tuple(sorted((one, other)))
 
 
 @thorough
-@given(_files, _budgets)
-def test_ids_are_unique_whatever_comes_together(files: Files, budget: int) -> None:
-    found = ids(mixed(files, budget))
+@given(_files, _budgets, _proportions)
+def test_ids_are_unique_whatever_comes_together(files: Files, budget: int, shared_out: SharedOut) -> None:
+    found = ids(mixed(files, budget, shared_out=shared_out))
     assert len(set(found)) == len(found) == budget
 
 
@@ -174,6 +208,39 @@ def test_a_row_a_second_time_is_left_out_and_told(tmp_path: Path) -> None:
     assert (summary.kept, summary.dropped) == (4, 3)
     reasons = [orjson.loads(line)["reason"] for line in (tmp_path / "dropped").read_bytes().splitlines()]
     assert reasons == ["an exact duplicate"] * 3
+
+
+def test_a_row_is_a_duplicate_only_of_one_that_can_be_drawn(tmp_path: Path) -> None:
+    one, copy, other = tmp_path / "one.jsonl", tmp_path / "copy.jsonl", tmp_path / "other.jsonl"
+    for path in (one, copy):
+        path.write_bytes(dump(rows(4, task="t")))
+    other.write_bytes(dump(rows(2, task="u")))
+    inputs = [str(path) for path in (one, copy, other)]
+    assert sample(inputs, 8, ratio="copy=.5,other=.5").notes() == [
+        "copy 4 of 4, other 4 of 2",
+        "bootstrapped: u 4 from 2",
+        "4 in no stratum",
+        "4 ids made unique",
+    ]
+    with pytest.raises(DataError, match="t: every row is held out, or an exact duplicate of another"):
+        sample(inputs, 8, ratio="one=.5,copy=.5")
+
+
+def test_ids_that_a_table_holds_are_kept_and_made_ones_do_not_depend_on_the_row(tmp_path: Path) -> None:
+    """A Parquet file that `convert` wrote holds made ids, which end with the row's number."""
+    own = [{"id": f"{i:016x}-{i}", "task": "t", "question": str(i)} for i in range(1, 9)]
+    without = [{"task": "t", "question": str(i)} for i in range(1, 9)]
+
+    def drawn(content: list[dict[str, Any]]) -> list[str]:
+        source = tmp_path / "a.json"
+        source.write_bytes(orjson.dumps(content))
+        run(mix.mix_stage(sample([str(source)], 4)), StreamOptions([str(source)], str(tmp_path / "out")), command="mix")
+        return sorted(ids((tmp_path / "out").read_bytes()))
+
+    assert set(drawn(own)) < {row["id"] for row in own}
+    assert drawn(own) == drawn(own[::-1])
+    assert drawn(without) == drawn(without[::-1])
+    assert all(len(name) == 16 for name in drawn(without))
 
 
 def in_memory(name: str, count: int, *, image: bool = False) -> Iterable[Row]:
@@ -313,6 +380,54 @@ def test_nothing_to_draw_from_is_an_error(tmp_path: Path) -> None:
         sample([str(source)], 1)
 
 
+def test_a_budget_of_any_size_is_shared_out_exactly_and_no_copy_is_made_before_its_turn(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_bytes(dump(rows(1)))
+    drawn = sample([str(source)], 5 * 10**12)
+    assert drawn.notes()[0] == "a 5,000,000,000,000 of 1"
+    (row,) = read([str(source)])
+    assert isinstance(row, Row)
+    copies = drawn.rows_of(row)
+    assert isinstance(copies, Iterator)
+    assert [next(copies).record["id"] for _ in range(3)] == ["0", "0#2", "0#3"]
+
+
+class _Traced(dict[str, Any]):
+    """A record that a weak reference can be had of."""
+
+
+def test_no_row_is_held_not_even_a_refused_one() -> None:
+    held: list[weakref.ref[_Traced]] = []
+
+    def traced(_: Any) -> Iterator[Row]:
+        for i in range(9):  # the first is refused, and others share an id
+            record = _Traced(id=str(i // 3), task="t", **({"num_tokens": 5 + i} if i else {}))
+            held.append(weakref.ref(record))
+            yield Row(record, i, "all", 1, orjson.dumps(record))
+
+    frame = mix.Frame(strata.label_by("task", {"all": "all"}), in_tokens=True)
+    frame.read(traced, strict=False)
+    gc.collect()
+    assert len(held) == 18
+    assert not any(reference() is not None for reference in held)
+    assert frame.draw(strata.equal(frame.cells), 10).notes()[0].startswith("t 1 of 8 ")
+
+
+def test_a_row_takes_21_bytes_and_120_while_drawing() -> None:
+    frame = mix.Frame(strata.label_by("task", {"all": "all"}))
+    tracemalloc.start()
+    try:
+        frame.read(lambda _: in_memory("a", 20_000))
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        frame.draw(strata.equal(frame.cells), 15_000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 21 <= held / 20_000 < 21 * 1.2 + 2  # an array grows in steps
+    assert peak / 20_000 < 120
+
+
 def test_a_sample_of_other_rows_has_another_digest(tmp_path: Path) -> None:
     source = tmp_path / "a.jsonl"
     source.write_bytes(dump(rows(20)))
@@ -334,3 +449,40 @@ def test_an_input_that_grows_between_the_passes_is_an_error(tmp_path: Path) -> N
                 command="mix",
                 wanted=drawn.wants,
             )
+
+
+def test_an_input_that_grows_while_ids_are_compared_is_an_error_as_well(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_bytes(dump([*rows(3, context="a"), *rows(3, context="b")]))
+    frame = mix.Frame(strata.label_by("task", strata.file_names([str(source)])))
+
+    def growing(wanted: Any) -> Iterator[Any]:
+        yield from read([str(source)], wanted=wanted)
+        source.write_bytes(source.read_bytes() + dump(rows(2, context="c")))
+
+    frame.read(growing)
+    drawn = frame.draw(strata.equal(frame.cells), 2)
+    with pytest.raises(DataError, match="the input has grown since it was read first"):
+        run(mix.mix_stage(drawn), StreamOptions([str(source)], str(tmp_path / "out")), command="mix")
+
+
+@pytest.mark.parametrize("now", [rows(2), [], rows(10, context="other"), None])
+def test_an_input_that_is_another_in_the_end_is_an_error_and_gives_no_output(now: Any, tmp_path: Path) -> None:
+    source, output = tmp_path / "a.jsonl", tmp_path / "out"
+    source.write_bytes(dump(rows(10)))
+    unchanged = mix.unchanged([str(source)])
+    drawn = sample([str(source)], 5)
+
+    def write_again() -> None:
+        if now is None:  # the same content in another file
+            source.rename(tmp_path / "old")
+        source.write_bytes(dump(rows(10) if now is None else now))
+
+    stage = mix.mix_stage(drawn, unchanged)
+    run(stage, StreamOptions([str(source)], str(output)), command="mix", wanted=drawn.wants)
+    assert len(ids(output.read_bytes())) == 5
+    output.unlink()
+    write_again()
+    with pytest.raises(DataError, match=r"a\.jsonl has changed since it was read first"):
+        run(stage, StreamOptions([str(source)], str(output)), command="mix", wanted=drawn.wants)
+    assert not output.exists()

@@ -102,8 +102,8 @@ def test_parse_accepts_exactly_what_a_strict_parser_reads(line: str) -> None:
         with pytest.raises(DataError):
             parse(line.encode(), 1, "json")
         return
-    value, unchanged = parse(line.encode(), 1, "json")
-    assert unchanged
+    value, unchanged, has_made_id = parse(line.encode(), 1, "json")
+    assert (unchanged, has_made_id) == (True, False)
     assert same(value, expected)
 
 
@@ -145,7 +145,7 @@ def test_what_cannot_be_carried_exactly_is_refused(line: bytes, message: str) ->
 
 def test_limits_of_64_bit_are_carried() -> None:
     line = b'{"id":"a","n":[18446744073709551615, -9223372036854775808]}'
-    record, unchanged = parse(line, 1)
+    record, unchanged, _ = parse(line, 1)
     assert unchanged
     assert record["n"] == [2**64 - 1, -(2**63)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mmkit.cli.options import ImageRoot, Seed, Streams
-from mmkit.errors import UsageError
+from mmkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from mmkit.data.heldout import HeldOut
     from mmkit.data.strata import By, Cell, Label, Stratum
     from mmkit.streams import Rejected, Row
 
@@ -23,9 +25,9 @@ _UNITS = {"": 1, "k": 1_000, "K": 1_000, "M": 1_000_000}
 
 
 def _amount(text: object) -> int:
-    match = re.fullmatch(r"(\d+)(?:\.(\d+))?([kKM]?)", str(text).replace("_", "").replace(",", ""))
-    amount = float(f"{match[1]}.{match[2] or 0}") * _UNITS[match[3]] if match else 0.0
-    if amount < 1 or not amount.is_integer():
+    match = re.fullmatch(r"(\d{1,3}(?:[,_]\d{3})+|\d+)(\.\d+)?([kKM]?)", str(text))
+    amount = Decimal(re.sub("[,_]", "", match[1]) + (match[2] or "")) * _UNITS[match[3]] if match else Decimal(0)
+    if amount < 1 or amount % 1:
         raise typer.BadParameter(f"expected a whole number such as 80000, 80k or 1.5M, got {text!r}")
     return int(amount)
 
@@ -72,27 +74,30 @@ def command(
     Example: mmkit mix language/*.jsonl vision/*.jsonl --budget 80k --ratio language=.875,vision=.125 > train.jsonl
     """
     from mmkit.data import mix
-    from mmkit.data.heldout import HeldOut
     from mmkit.data.strata import file_names, listed
-    from mmkit.streams import read_records
 
-    _require_one(("--ratio", ratio), ("--mixture", mixture), ("--weights", weights))
-    _require_one(("--groups", groups), ("--mixture", mixture), ("--weights", weights))
-    _require_one(("--budget", budget), ("--budget-tokens", budget_tokens))
+    ratio, mixture, weights = _one_of(streams, ratio=ratio, mixture=mixture, weights=weights)
+    groups, mixture, weights = _one_of(streams, groups=groups, mixture=mixture, weights=weights)
+    budget, budget_tokens = _one_of(streams, budget=budget, budget_tokens=budget_tokens)
     inputs = _files(streams)
-    proportions = _proportions(by, file_names(inputs), ratio, mixture, weights, groups)
+    names = file_names(inputs)
+    unchanged = mix.unchanged(inputs)
+    proportions = _proportions(by, names, ratio, mixture, weights, groups)
     total = budget_tokens or budget or proportions.budget
     if total is None:
         raise UsageError("give --budget ROWS, --budget-tokens TOKENS, or a --mixture, which has a budget of its own")
-    records = (record for path in heldout or () for record in read_records(path))
-    held_out = HeldOut(records, image_root) if heldout else None
+    held_out = _held_out(heldout, image_root) if heldout else None
     frame = mix.Frame(proportions.label, seed=seed, held_out=held_out, in_tokens=budget_tokens is not None)
     frame.read(partial(_rows, streams, inputs), strict=streams.rejects is None)
     sample = frame.draw(proportions.strata(frame.cells), total)
-    missing = proportions.missing(frame.cells)
-    absent = [f"{mixture} has {listed(missing)} besides"] if missing else []
+    with_rows = {cell.file for cell in frame.cells}
+    absent = []
+    if missing := proportions.missing(frame.cells):
+        absent.append(f"{mixture} has {listed(missing)} besides")
+    if without_rows := [path for path, name in names.items() if name not in with_rows]:
+        absent.append(f"no rows in {listed(without_rows)}")
     streams.run(
-        mix.mix_stage(sample),
+        mix.mix_stage(sample, unchanged),
         inputs=inputs,
         identity={"sample": sample.digest()},
         notes=lambda: [*sample.notes(), *absent],
@@ -100,11 +105,30 @@ def command(
     )
 
 
-def _require_one(*options: tuple[str, object]) -> None:
-    """Raise UsageError where more than one of the options is given."""
-    given = [name for name, value in options if value is not None]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} contradict each other; give one of them")
+def _one_of(streams: Streams, **options: Any) -> list[Any]:
+    """The values of options of which one is given at most; those of mmkit.toml give way to the command line's.
+
+    Raises UsageError where more than one is given.
+    """
+    given = {name for name, value in options.items() if value is not None}
+    sources = {name: getattr(streams.context.get_parameter_source(name), "name", None) for name in given}
+    chosen = {name for name in given if sources[name] == "COMMANDLINE"} or given
+    if len(chosen) > 1:
+        names = " and ".join("--" + name.replace("_", "-") for name in options if name in chosen)
+        raise UsageError(f"{names} contradict each other; give one of them")
+    return [value if name in chosen else None for name, value in options.items()]
+
+
+def _held_out(paths: Sequence[str], image_root: str | None) -> HeldOut:
+    """What the files hold out. Raises DataError for one that holds out nothing, since more is meant by it."""
+    from mmkit.data.heldout import HeldOut
+    from mmkit.streams import read_records
+
+    held_out = HeldOut(image_root=image_root)
+    for path in paths:
+        if not held_out.add(read_records(path)):
+            raise DataError(f"--heldout {path}: no row has an image or a question")
+    return held_out
 
 
 def _files(streams: Streams) -> list[str]:
@@ -150,11 +174,15 @@ def _proportions(
     if mixture is not None:
         named = mixtures.named(mixture)
         return _Proportions(named.label(by, files), named.strata, named.budget, named.missing)
-    label = strata.label_by(by, files, None if groups is None else read_task_groups(groups))
     if weights is not None:
         by_task = read_task_weights(weights)
-        return _Proportions(label, lambda cells: strata.by_weight(cells, by_task))
-    if ratio is not None:
-        shares = strata.parse_ratio(ratio)
-        return _Proportions(label, lambda cells: strata.by_ratio(cells, shares))
-    return _Proportions(label, strata.equal)
+        return _Proportions(strata.label_by(by, files), lambda cells: strata.by_weight(cells, by_task))
+    families = None if groups is None else read_task_groups(groups)
+    shares = None if ratio is None else strata.parse_ratio(ratio)
+
+    def shared_out(cells: Sequence[Cell]) -> list[Stratum]:
+        if families is not None:
+            strata.require_groups(cells, families)
+        return strata.equal(cells) if shares is None else strata.by_ratio(cells, shares)
+
+    return _Proportions(strata.label_by(by, files, families), shared_out)

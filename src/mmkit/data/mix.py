@@ -1,6 +1,6 @@
 """A sample of many data sets within a budget: who is drawn is decided before a row is written.
 
-Source: MLAN, section B.2. Deviation: where a data set has fewer rows than its quota, the paper draws with replacement,
+Source: MLAN, appendix C.1. Deviation: where a data set has fewer rows than its quota, the paper draws with replacement,
 each draw by itself; here every row is drawn once before any is drawn twice, so that none is missed.
 
 Draws are a sequence. Its first pass holds all rows of a data set in the order of their keys, each pass after it all of
@@ -11,14 +11,14 @@ depends neither on the order of files and rows nor on what else is mixed in, and
 from __future__ import annotations
 
 import hashlib
-import re
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkit import __version__, console, seeds
-from mmkit.data.heldout import HeldOut
+from mmkit.data.heldout import HeldOut, Part
 from mmkit.data.strata import Cell, Label, Pool, Stratum, listed, quotas
 from mmkit.errors import DataError, MmkitError
 from mmkit.records import with_lineage
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_MADE_ID = re.compile(r"([0-9a-f]{16})-(\d+)")
 _NO_CELL = 0xFFFFFFFF
 
 CANDIDATE, HELD_OUT_IMAGE, HELD_OUT_QUESTION, DUPLICATE, NO_STRATUM, UNREADABLE = range(6)
@@ -41,7 +40,7 @@ _WHY_DROPPED = (
     "its question is held out",
     "an exact duplicate",
     "in no stratum",
-    "unreadable",
+    "unreadable when it was read first",
 )
 
 
@@ -52,14 +51,14 @@ class Frame:
         self, label: Label, *, seed: int = 0, held_out: HeldOut | None = None, in_tokens: bool = False
     ) -> None:
         """`in_tokens` says that a row counts as many units as its `num_tokens` says, and not one."""
-        self._label, self._seed, self._held_out, self._in_tokens = label, seed, held_out, in_tokens
+        self.label, self.held_out, self.in_tokens = label, held_out, in_tokens
+        self._seed = seed
         self._cells: dict[Cell, int] = {}
         self._cell_of_row = array("I")
         self._keys, self._sizes = array("Q"), array("Q")
         self._ids = array("q")  # as Python hashes them, which is only good within this process, and enough here
         self._fates = bytearray()
-        self._refused: dict[int, MmkitError] = {}
-        self._contents: dict[int, int] = {}  # of rows whose data set and id are another's, too
+        self._contents = array("Q")  # of rows whose data set and id are another's, too; empty where there are none
 
     @property
     def cells(self) -> list[Cell]:
@@ -82,13 +81,19 @@ class Frame:
             except MmkitError as error:
                 if strict:
                     raise type(error)(f"{row.source}:{row.line}: {console.escape(str(error))}") from error
-                self._refused[row.position] = error
                 self._pass_over(UNREADABLE)
         is_twin = self._are_twins()
-        if any(is_twin):
-            for row in rows(lambda position: bool(is_twin[position])):
-                if is_twin[row.position] and isinstance(row, Row):
-                    self._contents[row.position] = _content(row)
+        if not any(is_twin):
+            return
+        self._contents = array("Q", bytes(8 * len(is_twin)))
+        for row in rows(lambda position: bool(_at(is_twin, position))):
+            if _at(is_twin, row.position) and isinstance(row, Row):
+                self._contents[row.position] = _content(row)
+
+    def examine(self, row: Row) -> tuple[Cell, int, Part | None]:
+        """A row's cell, its size in units, and what of it is held out. Raises what it is refused for."""
+        size = _num_tokens(row) if self.in_tokens else 1
+        return self.label(row), size, self.held_out.holds(row.record) if self.held_out is not None else None
 
     def draw(self, strata: Sequence[Stratum], budget: int) -> Sample:
         """The sample of `budget` units (rows or tokens), shared out as the strata say.
@@ -98,30 +103,30 @@ class Frame:
         """
         import numpy as np
 
-        fates = np.array(self._fates, np.uint8)
-        distinct = self._distinct(fates)
-        names = _Names(np.array(self._ids), np.array(self._keys), distinct)
         pools = quotas(strata, budget)
-        pool_of_cell = np.full(len(self._cells), len(pools), np.int64)
+        pool_of_cell = np.full(len(self._cells), -1, np.int32)
         for number, pool in enumerate(pools):
             pool_of_cell[[self._cells[cell] for cell in pool.cells]] = number
-        pool_of_row = pool_of_cell[np.array(self._cell_of_row, np.uint32)[distinct]]
-        order = distinct[np.lexsort((self._first_keys(names)[distinct], pool_of_row))]
-        ends = np.cumsum(np.bincount(pool_of_row, minlength=len(pools) + 1))
-        fates[order[ends[-2] :]] = NO_STRATUM
-        counts = np.zeros(len(fates), np.uint32)
-        sizes = np.array(self._sizes, np.int64) if self._in_tokens else np.ones(len(fates), np.int64)
+        cell_of_row = np.asarray(self._cell_of_row)
+        fates = np.array(self._fates, np.uint8)
+        candidates = np.flatnonzero(fates == CANDIDATE)
+        fates[candidates[pool_of_cell[cell_of_row[candidates]] < 0]] = NO_STRATUM
+        self._mark_duplicates(fates)
+        distinct = np.flatnonzero(fates == CANDIDATE)
+        names = _Names(np.asarray(self._ids), np.asarray(self._keys), distinct)
+        pool_of_row = pool_of_cell[cell_of_row[distinct]]
+        order = distinct[np.lexsort((self._first_keys(distinct, names), pool_of_row))]
+        ends = np.cumsum(np.bincount(pool_of_row, minlength=len(pools)))
+        counts = np.zeros(len(fates), np.int64)
+        sizes = np.asarray(self._sizes).view(np.int64) if self.in_tokens else np.broadcast_to(1, len(fates))
         drawn = []
-        for (pool, quota), own in zip(pools.items(), np.split(order[: ends[-2]], ends[:-2]), strict=True):
+        for (pool, quota), own in zip(pools.items(), np.split(order, ends[:-1]), strict=True):
             counts[own] = self._draws(own, sizes[own], quota, pool)
             drawn.append(Drawn(pool, len(own), int(counts[own].sum()), int((counts[own] * sizes[own]).sum())))
-        cells = [cell.dataset for cell in self._cells]
-        return Sample(counts, fates, names, cells, self._cell_of_row, self._refused, drawn, self._in_tokens)
+        return Sample(self, counts, fates, names, drawn)
 
     def _add(self, row: Row) -> None:
-        size = _num_tokens(row) if self._in_tokens else 1
-        cell = self._label(row)
-        held_out = self._held_out.holds(row.record) if self._held_out is not None else None
+        cell, size, held_out = self.examine(row)
         number = self._cells.setdefault(cell, len(self._cells))
         if held_out is not None:
             self._pass_over(HELD_OUT_IMAGE if held_out == "image" else HELD_OUT_QUESTION)
@@ -131,7 +136,7 @@ class Frame:
         self._cell_of_row.append(number)
         self._keys.append(seeds.derive(self._seed, f"{cell.dataset}:{own_id}", "mix"))
         self._ids.append(hash(own_id))
-        if self._in_tokens:
+        if self.in_tokens:
             self._sizes.append(size)
 
     def _pass_over(self, fate: int) -> None:
@@ -139,55 +144,54 @@ class Frame:
         self._cell_of_row.append(_NO_CELL)
         self._keys.append(0)
         self._ids.append(0)
-        if self._in_tokens:
+        if self.in_tokens:
             self._sizes.append(0)
 
     def _are_twins(self) -> bytes:
         """Of each row whether it is a candidate that has the data set and id of another one."""
         import numpy as np
 
-        candidates = np.flatnonzero(np.array(self._fates, np.uint8) == CANDIDATE)
+        candidates = np.flatnonzero(np.frombuffer(self._fates, np.uint8) == CANDIDATE)
         are_twins = np.zeros(len(self._fates), np.uint8)
-        are_twins[candidates[_occurring_twice(np.array(self._keys)[candidates])]] = 1
+        are_twins[candidates[_occurring_twice(np.asarray(self._keys)[candidates])]] = 1
         return are_twins.tobytes()
 
-    def _distinct(self, fates: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """The positions of all candidates but for exact duplicates, which are marked."""
+    def _mark_duplicates(self, fates: NDArray[np.uint8]) -> None:
+        """Of candidates that are equal the one that is read first stays."""
         import numpy as np
 
-        seen = set()
-        for position, content in self._contents.items():  # of equal rows the one that is read first stays
-            row = self._keys[position], content
-            if row in seen:
-                fates[position] = DUPLICATE
-            seen.add(row)
-        return np.flatnonzero(fates == CANDIDATE)
+        if not self._contents:
+            return
+        keys, contents = np.asarray(self._keys), np.asarray(self._contents)
+        twins = np.flatnonzero((fates == CANDIDATE) & (contents > 0))
+        order = twins[np.lexsort((contents[twins], keys[twins]))]  # stable
+        first, second = order[:-1], order[1:]
+        fates[second[(keys[first] == keys[second]) & (contents[first] == contents[second])]] = DUPLICATE
 
     def _draws(
         self, positions: NDArray[np.int64], sizes: NDArray[np.int64], quota: int, pool: Pool
-    ) -> NDArray[np.uint32]:
+    ) -> NDArray[np.int64]:
         """How often each row of a pool is drawn; the rows stand in the order of the first pass."""
         import numpy as np
 
-        if quota and not len(positions):
-            raise DataError(f"{pool.dataset}: every row is held out")
-        counts = np.zeros(len(positions), np.uint32)
         if not quota:
-            return counts
+            return np.zeros(len(positions), np.int64)
+        if not len(positions):
+            raise DataError(f"{pool.dataset}: every row is held out, or an exact duplicate of another")
         passes, rest = divmod(quota, int(sizes.sum()))
-        counts += np.uint32(passes)
+        counts = np.full(len(positions), passes)
         if rest:
             order = self._pass_order(positions, passes)
-            counts[order[: np.searchsorted(np.cumsum(sizes[order]), rest) + 1]] += np.uint32(1)
+            counts[order[: np.searchsorted(np.cumsum(sizes[order]), rest) + 1]] += 1
         return counts
 
-    def _first_keys(self, names: _Names) -> NDArray[np.uint64]:
-        """The keys of the first pass: rows that share data set and id are told apart by their content."""
+    def _first_keys(self, positions: NDArray[np.int64], names: _Names) -> NDArray[np.uint64]:
+        """Rows' keys of the first pass: those that share data set and id are told apart by their content."""
         import numpy as np
 
-        keys = np.array(self._keys)
-        for position in np.flatnonzero(names.ambiguity > 1).tolist():
-            keys[position] = self._key_of_pass(position, 0)
+        keys: NDArray[np.uint64] = np.asarray(self._keys)[positions]
+        for place in np.flatnonzero(names.ambiguity[positions] > 1).tolist():
+            keys[place] = self._key_of_pass(int(positions[place]), 0)
         return keys
 
     def _pass_order(self, positions: NDArray[np.int64], number: int) -> NDArray[np.int64]:
@@ -199,9 +203,8 @@ class Frame:
         return np.argsort(np.array([self._key_of_pass(p, number) for p in positions], np.uint64), kind="stable")
 
     def _key_of_pass(self, position: int, number: int) -> int:
-        return seeds.derive(
-            self._seed, f"{self._keys[position]:x}:{self._contents.get(position, 0):x}", f"mix.{number}"
-        )
+        content = self._contents[position] if self._contents else 0
+        return seeds.derive(self._seed, f"{self._keys[position]:x}:{content:x}", f"mix.{number}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,19 +222,14 @@ class Sample:
 
     def __init__(
         self,
-        counts: NDArray[np.uint32],
+        frame: Frame,
+        counts: NDArray[np.int64],
         fates: NDArray[np.uint8],
         names: _Names,
-        datasets: Sequence[str],
-        cell_of_row: Sequence[int],
-        refused: Mapping[int, MmkitError],
         drawn: Sequence[Drawn],
-        in_tokens: bool,
     ) -> None:
-        self._counts, self._fates, self._names = counts, fates, names
+        self._frame, self._counts, self._fates, self._names, self.drawn = frame, counts, fates, names, drawn
         self._wanted: bytes = ((counts > 0) | (fates == UNREADABLE)).tobytes()
-        self._datasets, self._cell_of_row, self._refused = datasets, cell_of_row, refused
-        self.drawn, self._in_tokens = drawn, in_tokens
 
     def wants(self, position: int) -> bool:
         """Whether it takes the row at a position to know what becomes of it. Raises DataError for one that is new."""
@@ -239,16 +237,16 @@ class Sample:
             raise DataError("the input has grown since it was read first")
         return bool(self._wanted[position])
 
-    def rows_of(self, row: Row) -> Row | list[Row] | Dropped:
+    def rows_of(self, row: Row) -> Row | Iterable[Row] | Dropped:
         """The row as often as it is drawn. Raises what the row was refused for."""
         position = row.position
         if not self.wants(position):
             return Dropped(row, _WHY_DROPPED[self._fates[position]])
-        if position in self._refused:
-            raise self._refused[position]
         count = int(self._counts[position])
-        first = self._named(row, 1)
-        return first if count == 1 else [first, *(self._named(row, copy) for copy in range(2, count + 1))]
+        if not count:
+            self._frame.examine(row)
+            return Dropped(row, _WHY_DROPPED[UNREADABLE])
+        return self._named(row, 1) if count == 1 else (self._named(row, copy) for copy in range(1, count + 1))
 
     def digest(self) -> str:
         """A hash of the sample: a run that was killed goes on only with the same one."""
@@ -268,7 +266,7 @@ class Sample:
         images, questions, duplicates, others = (
             int((self._fates == fate).sum()) for fate in (HELD_OUT_IMAGE, HELD_OUT_QUESTION, DUPLICATE, NO_STRATUM)
         )
-        if images or questions:
+        if self._frame.held_out is not None:
             notes.append(f"{images + questions:,} held out ({images:,} by image, {questions:,} by question)")
         renamed = int(((self._counts > 0) & (self._names.ambiguity > 0)).sum())
         counted = ((duplicates, "exact duplicates"), (others, "in no stratum"), (renamed, "ids made unique"))
@@ -276,13 +274,13 @@ class Sample:
 
     def _stratum_note(self, name: str) -> str:
         own = [drawn for drawn in self.drawn if drawn.pool.stratum == name]
-        tokens = f" ({sum(d.num_units for d in own):,} tokens)" if self._in_tokens else ""
+        tokens = f" ({sum(d.num_units for d in own):,} tokens)" if self._frame.in_tokens else ""
         return f"{name} {sum(d.num_draws for d in own):,} of {sum(d.num_rows for d in own):,}{tokens}"
 
     def _named(self, row: Row, copy: int) -> Row:
         """The row, or a child with an id of its own where others have its id, and for a copy."""
         own_id = _own_id(row)
-        name = self._names.name(row, own_id, self._datasets[self._cell_of_row[row.position]], copy)
+        name = self._names.name(row, own_id, self._frame.label(row).dataset, copy)
         if name == row.record["id"]:
             return row
         record = {**row.record, "id": name}
@@ -302,12 +300,13 @@ class _Names:
     ) -> None:
         import numpy as np
 
-        self._taken = np.unique(ids[distinct])
+        own = ids[distinct]
+        self._taken = np.unique(own)
         self.ambiguity: NDArray[np.uint8] = np.zeros(len(ids), np.uint8)
         """Of each row, whether its id alone (1) or even with its data set (2) is another row's, too."""
-        shared = _occurring_twice(ids[distinct])
-        self.ambiguity[distinct[shared]] = 1
-        self.ambiguity[distinct[shared & _occurring_twice(keys[distinct])]] = 2
+        sharing = distinct[_occurring_twice(own)]
+        self.ambiguity[sharing] = 1
+        self.ambiguity[sharing[_occurring_twice(keys[sharing])]] = 2
 
     def name(self, row: Row, own_id: str, dataset: str, copy: int) -> str:
         """`ID`, `DATASET:ID` where others have the id, with `@CONTENT` where that is not enough; `#2` for a copy."""
@@ -332,9 +331,38 @@ class _Names:
         return place < len(self._taken) and bool(self._taken[place] == wanted)
 
 
-def mix_stage(sample: Sample) -> Each:
-    """Each row as often as the sample has it; a row that is written once under its own id keeps its bytes."""
-    return Each(sample.rows_of)
+def mix_stage(sample: Sample, finish: Callable[[], None] = lambda: None) -> Each:
+    """Each row as often as the sample has it; a row that is written once under its own id keeps its bytes.
+
+    `finish` is called behind the last row (see `unchanged`).
+    """
+    return Each(sample.rows_of, finish)
+
+
+def unchanged(paths: Iterable[str]) -> Callable[[], None]:
+    """What raises DataError if one of the files has been replaced or written to since this was called."""
+    states = {path: _state(path) for path in paths}
+
+    def require() -> None:
+        for path, state in states.items():
+            if _state(path) != state:
+                raise DataError(f"{path} has changed since it was read first; the sample is not of what it holds now")
+
+    return require
+
+
+def _state(path: str) -> tuple[int, ...] | None:
+    """What changes with a file's content; None where there is no file."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _at(flags: bytes, position: int) -> int:
+    """The flag of a row; 0 for one that was not there when the input was read first."""
+    return flags[position] if position < len(flags) else 0
 
 
 def _occurring_twice(values: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
@@ -349,17 +377,13 @@ def _occurring_twice(values: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
 def _own_id(row: Row) -> str:
     """The row's id; where the reader made it from content and line, the part that does not depend on the line."""
     record_id: str = row.record["id"]
-    if row.raw is not None:
-        return record_id
-    made = _MADE_ID.fullmatch(record_id)
-    return made[1] if made is not None and int(made[2]) == row.line else record_id
+    return record_id.rpartition("-")[0] if row.has_made_id else record_id
 
 
 def _content(row: Row) -> int:
     """A hash of the row."""
-    own_id = _own_id(row)
-    if own_id != row.record["id"]:
-        return int(own_id, 16)
+    if row.has_made_id:
+        return int(_own_id(row), 16)
     raw = encode_part(row.record) if row.raw is None else row.raw
     return int.from_bytes(hashlib.sha256(raw).digest()[:8], "big")
 

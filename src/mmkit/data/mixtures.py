@@ -1,8 +1,9 @@
 """The mixtures that have a name; what they are is in `mixtures.toml`.
 
-Source: MLAN, sections 2.1, 3.2 and B.2: 80,000 rows, half of them question answering, half commonsense reasoning, in a
-family every data set equally likely; the share of language is the mixture's. Deviation: the paper halves the language
-data and substitutes vision at random, here each modality is halved, which is the same in expectation.
+Source: MLAN, appendices A (80,000 rows, half of them question answering, half commonsense reasoning, in a family every
+data set alike), B (the shares of language) and C.1 (the data sets). Deviation: for the mixtures, appendices B and E.1
+say no more of the vision rows than that they are drawn at random; here they are made up as the language rows are.
+By the token counts of Table 2 either modality is made up alike in all mixtures, as it is here.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from mmkit.streams import Row
 
 By = Literal["task", "file"]
 LANGUAGE, VISION = "language", "vision"
+_KINDS = ("modality", "family", "data set", "file")
 _ROUNDING = Fraction(1, 1000)
 
 
@@ -27,7 +28,7 @@ class Cell(NamedTuple):
     file: str
 
     def names(self) -> tuple[str | None, ...]:
-        """What a ratio may call it by."""
+        """What a ratio may call it by, the wider before the narrower."""
         return (self.modality, self.family, self.dataset, self.file)
 
 
@@ -55,19 +56,13 @@ def label_by(by: By, files: Mapping[str, str], groups: Mapping[str, str] | None 
     """How a row's cell is found. `files` gives each input's name, `groups` the family of each data set.
 
     A data set is what has one `task`; rows without one, and with `by` "file" all rows, go by their file. Without
-    `groups` the family is the record's `family`, if that is a string. Raises UsageError for a data set that `groups`
-    does not name.
+    `groups` the family is the record's `family`, if that is a string.
     """
 
     def label(row: Row) -> Cell:
         file = files[row.source]
         dataset = (by == "task" and row.record.get("task")) or file
-        if groups is None:
-            family = text_or_none(row.record.get("family"))
-        elif dataset in groups:
-            family = groups[dataset]
-        else:
-            raise UsageError(f"--groups: no row names the group of {dataset!r}")
+        family = text_or_none(row.record.get("family")) if groups is None else groups.get(dataset)
         return Cell(dataset, family, modality_of(row), file)
 
     return label
@@ -120,22 +115,22 @@ def parse_ratio(text: str) -> dict[str, Fraction]:
 
 
 def by_ratio(cells: Sequence[Cell], ratio: Mapping[str, Fraction]) -> list[Stratum]:
-    """A stratum for each key with a share: all cells whose modality, family, data set or file it names.
+    """A stratum for each key with a share: all cells of the modality, family, data set or file that it names.
 
-    Raises UsageError for a key that names nothing, and where two keys name the same rows.
+    Raises UsageError for a key that has a share and names nothing, and where two keys, of whatever share, name the same
+    rows.
     """
     strata, owner = [], dict[Cell, str]()
     for key, share in ratio.items():
-        if not share:
-            continue
-        own = tuple(cell for cell in cells if key in cell.names())
-        if not own:
+        own = _called(cells, key)
+        if share and not own:
             raise UsageError(f"--ratio: no row belongs to {key!r}; there are: {_there_are(cells)}")
         for cell in own:
             if cell in owner:
                 raise UsageError(f"--ratio: {cell.dataset!r} belongs to both {owner[cell]!r} and {key!r}")
             owner[cell] = key
-        strata.append(Stratum(key, share, own))
+        if share:
+            strata.append(Stratum(key, share, own))
     return strata
 
 
@@ -152,6 +147,12 @@ def by_weight(cells: Sequence[Cell], weights: Mapping[str, float]) -> list[Strat
     return [
         Stratum(name, Fraction(weights[name]) / total, tuple(own)) for name, own in datasets.items() if weights[name]
     ]
+
+
+def require_groups(cells: Iterable[Cell], groups: Mapping[str, str]) -> None:
+    """Raise UsageError where there is a data set that `groups` does not name."""
+    if missing := sorted({cell.dataset for cell in cells} - groups.keys()):
+        raise UsageError(f"--groups: no row names the group of {listed(missing)}")
 
 
 def equal(cells: Iterable[Cell]) -> list[Stratum]:
@@ -205,6 +206,16 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + more
 
 
+def _called(cells: Sequence[Cell], name: str) -> tuple[Cell, ...]:
+    """The cells of that name: of the widest kind that has it, since a family may lie in a file of the same name.
+
+    The name of a modality is nothing else's: a file language.jsonl may hold images.
+    """
+    kinds = 1 if name in (LANGUAGE, VISION) else len(_KINDS)
+    found = (tuple(cell for cell in cells if cell.names()[kind] == name) for kind in range(kinds))
+    return next(filter(None, found), ())
+
+
 def _equally(total: int, names: Iterable[str]) -> dict[str, int]:
     names = list(names)
     return apportion(total, dict.fromkeys(names, Fraction(1, len(names))))
@@ -223,6 +234,5 @@ def _grouped(cells: Iterable[Cell], key: Callable[[Cell], str]) -> dict[str, lis
 
 
 def _there_are(cells: Sequence[Cell]) -> str:
-    kinds = ("modality", "family", "data set", "file")
-    columns = zip(kinds, zip(*(cell.names() for cell in cells), strict=True), strict=True)
+    columns = zip(_KINDS, zip(*(cell.names() for cell in cells), strict=True), strict=True)
     return "; ".join(f"{kind} {listed(sorted(found))}" for kind, names in columns if (found := {*names} - {None, ""}))

@@ -26,7 +26,8 @@ class Row:
 
     `position` counts all input rows from 0, across files. `raw` holds the bytes that the record was read from as long
     as they say the same as the record; a stage that changes a record sets it to None (see `replaced`). `crc` is the
-    checksum of the input up to and including this row, where the run keeps a journal.
+    checksum of the input up to and including this row, where the run keeps a journal. `has_made_id` says that the
+    reader made the id (see `made_id`).
     """
 
     record: Record
@@ -35,6 +36,7 @@ class Row:
     line: int
     raw: bytes | None = None
     crc: int = 0
+    has_made_id: bool = False
 
     @property
     def where(self) -> str:
@@ -110,17 +112,22 @@ Stage = Callable[[Iterator[Row]], Iterator[Outcome]]
 class Each:
     """A stage that treats every row by itself. What `function` raises as an MmkitError rejects that row alone.
 
+    `finish` is called behind the last row. What it raises ends the run before the output is in its place.
+
     A run can call `function` row by row, since nothing is under way between two rows; as a stage beside others it is
     called with the stream.
     """
 
-    def __init__(self, function: Callable[[Row], Row | Iterable[Row] | Dropped]) -> None:
-        self.function = function
+    def __init__(
+        self, function: Callable[[Row], Row | Iterable[Row] | Dropped], finish: Callable[[], None] = lambda: None
+    ) -> None:
+        self.function, self.finish = function, finish
 
     def __call__(self, rows: Iterator[Row]) -> Iterator[Outcome]:
         """The outcomes of all rows, in order."""
         for row in rows:
             yield from outcomes_of(row, partial(self.function, row))
+        self.finish()
 
 
 def outcomes_of(row: Row, decide: Callable[[], Row | Iterable[Row] | Dropped]) -> Iterable[Outcome]:
@@ -175,8 +182,8 @@ def position_of(outcome: Outcome) -> int:
 Check = Literal["record", "json"]
 
 
-def parse(raw: bytes, line: int, kind: Check = "record") -> tuple[Record, bool]:
-    """The record in one line of JSON, and whether the line's own bytes may stand for it.
+def parse(raw: bytes, line: int, kind: Check = "record") -> tuple[Record, bool, bool]:
+    """The record in one line of JSON, whether the line's own bytes may stand for it, and whether its id was made.
 
     With `kind` "json" any object is taken as it is (tables of scores, groups, weights). Raises DataError.
     """
@@ -190,9 +197,9 @@ def parse(raw: bytes, line: int, kind: Check = "record") -> tuple[Record, bool]:
         raise DataError(f"expected a JSON object, got {orjson.dumps(value).decode()[:40]}")
     require_exact(raw, value)
     if kind == "json":
-        return value, True
+        return value, True, False
     record = as_record(value, raw, line)
-    return record, record is value
+    return record, record is value, not value.get("id")
 
 
 def as_record(value: dict[str, Any], raw: bytes, line: int) -> Record:

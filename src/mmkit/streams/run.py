@@ -216,6 +216,7 @@ class _Run:
             else:
                 for number, out in enumerate(result):
                     keep(out, number == 0)
+        stage.finish()
 
     def _stream(self, stage: Stage) -> None:
         """Rows through a stage that may have many under way; every one of them must be answered for, in order."""

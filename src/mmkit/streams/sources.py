@@ -208,8 +208,8 @@ def _read_lines(file: IO[bytes], shown: str, kind: Check, place: _Place, start: 
             position += 1
             continue
         try:
-            record, as_read = parse(raw, number, kind)
-            yield Row(record, position, shown, number, raw if as_read else None, checksum)
+            record, as_read, has_made_id = parse(raw, number, kind)
+            yield Row(record, position, shown, number, raw if as_read else None, checksum, has_made_id)
         except DataError as error:
             if not raw_line.endswith(b"\n") and str(error).startswith("invalid JSON"):
                 error = DataError(f"the last line is torn (no newline at its end): {error}")
@@ -287,7 +287,8 @@ def _read_whole(rows: Iterable[Record], shown: str, kind: Check, place: _Place, 
             checksum = zlib.crc32(raw, checksum)
         try:
             if position >= start:
-                yield Row(_checked(value, raw, number, kind), position, shown, number, None, checksum)
+                record = _checked(value, raw, number, kind)
+                yield Row(record, position, shown, number, None, checksum, record is not value and not value.get("id"))
             elif position == start - 1:
                 yield Row({}, position, shown, number, None, checksum)
         except DataError as error:
