@@ -231,7 +231,7 @@ def test_other_errors_of_the_model_are_not_swallowed(engine: TransformersEngine)
 
 def only_rows(engine: TransformersEngine, most: int, error: Exception) -> list[int]:
     """Make the engine's model fail for batches of more than `most` rows; the sizes that it is asked for."""
-    _, model, _ = engine._load()
+    model = engine._load().model
     sizes: list[int] = []
     generate = model.generate
 
@@ -427,7 +427,7 @@ def test_every_family_answers_in_batches_as_it_does_alone(family: str, tmp_path:
 
 def test_a_shared_prefix_is_read_once(causal: str) -> None:
     engine = TransformersEngine(causal, max_batch_tokens=400, window=8)
-    _, model, _ = engine._load()
+    model = engine._load().model
     from_scratch: list[int] = []
     after_prefix: list[int] = []
     forward = model.forward
@@ -450,7 +450,7 @@ def test_a_shared_prefix_is_read_once(causal: str) -> None:
 
 def test_single_token_choices_need_one_sequence_a_request(causal: str) -> None:
     engine = TransformersEngine(causal)
-    _, model, _ = engine._load()
+    model = engine._load().model
     rows: list[int] = []
     forward = model.forward
 
@@ -491,7 +491,7 @@ def test_images_beyond_the_memory_limit_are_encoded_again(
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests = [chat_request(number) for number in range(6)]
-    chat, _, _ = engine._load()
+    chat = engine._load().chat
     seen: list[int] = []
     encode = chat.encode
 

@@ -56,7 +56,16 @@ def test_what_vllm_would_not_understand_is_said(settings: list[str], message: st
 )
 def test_the_engine_is_set_up_for_the_adapters_largest_rank(config: object, rank: int, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    assert arguments.lora(str(tmp_path)) == {"enable_lora": True, "max_lora_rank": rank}
+    assert arguments.lora(str(tmp_path)) == {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
+
+
+def test_several_adapters_may_be_at_work_at_once(tmp_path: Path) -> None:
+    folders = []
+    for rank in (8, 20, 4):
+        folders.append(tmp_path / str(rank))
+        folders[-1].mkdir()
+        (folders[-1] / "adapter_config.json").write_text(json.dumps({"r": rank, "peft_type": "LORA"}))
+    assert arguments.lora(*map(str, folders)) == {"enable_lora": True, "max_lora_rank": 32, "max_loras": 3}
 
 
 def test_what_is_no_adapter_is_said(tmp_path: Path) -> None:

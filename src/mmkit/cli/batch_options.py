@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,24 +34,45 @@ def require_sense(model: Model, streams: Streams) -> None:
 
 
 def write_requests(
-    file: str, streams: Streams, inquiry: Inquiry[Any], model: str, identity: Mapping[str, Any] | None
+    file: str,
+    streams: Streams,
+    inquiry: Inquiry[Any],
+    model: str,
+    adapters: Sequence[str],
+    identity: Mapping[str, Any] | None,
 ) -> None:
-    """Run the command with the lines of a batch file as its output."""
+    """Run the command with the lines of a batch file as its output. `adapters` are those that requests name.
+
+    Raises DataError where one of them is a directory and no LoRA adapter.
+    """
     from mmkit.engines.batch_files.requests import BatchRequests
 
     requests = BatchRequests(inquiry, model)
+    serving = _serving(adapters)
     streams.output = file
-    streams.run(requests, identity=identity, notes=lambda: _next_step(file, model, requests), resumable=False)
+    streams.run(requests, identity=identity, notes=lambda: _next_step(file, model, serving, requests), resumable=False)
 
 
-def _next_step(file: str, model: str, requests: BatchRequests) -> list[str]:
+def _next_step(file: str, model: str, serving: Sequence[str], requests: BatchRequests) -> list[str]:
     """What answers the file, for the summary."""
     if file == _STREAM or not requests.num_lines:
         return []
     answers = str(Path(file).with_suffix(".answers.jsonl"))
-    words = ["vllm", "run-batch", "-i", file, "-o", answers, "--model", model]
+    words = ["vllm", "run-batch", "-i", file, "-o", answers, "--model", model, *serving]
     trust = ["--trust-request-chat-template"] if requests.has_raw_prompts else []
     return [f"next: {shlex.join([*words, *trust])}, then --from-batch {shlex.quote(answers)}"]
+
+
+def _serving(adapters: Sequence[str]) -> list[str]:
+    """What has vLLM serve the adapters: each is a model of the name that it has here, which may be its directory."""
+    if not adapters:
+        return []
+    from mmkit.engines.vllm import arguments
+
+    there = [name for name in adapters if Path(name).is_dir()]
+    rank = ["--max-lora-rank", str(arguments.lora(*there)["max_lora_rank"])] if there else []
+    modules = [f"{name}={name if name in there else 'DIR'}" for name in adapters]
+    return ["--enable-lora", "--max-loras", str(len(adapters)), *rank, "--lora-modules", *modules]
 
 
 def _require_use(model: Model, used: Collection[str], why: str) -> None:

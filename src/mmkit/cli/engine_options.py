@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -133,6 +133,7 @@ class Model(OptionGroup):
 
     _meters: list[Any] = field(default_factory=list, init=False, repr=False)
     _from_batch_digest: str | None = field(default=None, init=False, repr=False)
+    _adapters: Sequence[str] = field(default=(), init=False, repr=False)
 
     def answer(
         self,
@@ -141,6 +142,7 @@ class Model(OptionGroup):
         *,
         first: Stage | None = None,
         then: Stage | None = None,
+        adapters: Sequence[str] = (),
         identity: Mapping[str, Any] | None = None,
         notes: Callable[[], list[str]] = list,
         **reading: Any,
@@ -148,13 +150,14 @@ class Model(OptionGroup):
         """Put an inquiry about every row to the engine, or into a batch file, and write what comes of it.
 
         `inquiry_of` makes it for a model of that name. `first` is a stage that makes the rows to ask about, `then` one
-        for the rows that were answered; the rest is as in `Streams.run`. Raises UsageError for a batch file where
-        there is a `first` stage.
+        for the rows that were answered, `adapters` are those that requests name; the rest is as in `Streams.run`.
+        Raises UsageError for a batch file where there is a `first` stage.
         """
         from mmkit.cli import batch_options
         from mmkit.engines.exchange import ask
         from mmkit.streams.rows import chained
 
+        self._adapters = adapters
         batch_options.require_sense(self, streams)
         if self.to_batch is not None:
             if first is not None:
@@ -162,7 +165,7 @@ class Model(OptionGroup):
                     "--to-batch: make the tasks with mmkit convert --benchmark, then mmkit predict --to-batch"
                 )
             model = self._named_model()
-            batch_options.write_requests(self.to_batch, streams, inquiry_of(model), model, identity)
+            batch_options.write_requests(self.to_batch, streams, inquiry_of(model), model, adapters, identity)
             return
         with self.opened() as engine:
             asked = ask(engine, inquiry_of(engine.model))
@@ -222,7 +225,7 @@ class Model(OptionGroup):
             return meters[-1]
         from mmkit.engines.cache import CachedEngine
 
-        return CachedEngine(meters[-1], self.cache)
+        return CachedEngine(meters[-1], self.cache, adapter=self.adapter)
 
     def _answerer(self) -> Engine:
         if self.from_batch:
@@ -255,6 +258,7 @@ class Model(OptionGroup):
             return {
                 "model": model,
                 "adapter": self.adapter,
+                "adapters": self._adapters,
                 "dtype": self.dtype,
                 "gpu_memory": self.gpu_memory,
                 "tensor_parallel": self.tensor_parallel,
@@ -265,6 +269,7 @@ class Model(OptionGroup):
         return {
             "model": model,
             "adapter": self.adapter,
+            "adapters": self._adapters,
             "device": self.device,
             "dtype": self.dtype,
             "max_batch_tokens": self.batch_tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,25 +22,30 @@ A = TypeVar("A", Reply, Choice)
 LOOK_AHEAD = 1024
 """How many found answers may wait behind one that is still being computed."""
 
+_ADAPTER_FILES = (".json", ".safetensors", ".bin")
+
 
 class CachedEngine:
     """Any engine with its replies kept in a directory that several processes may share.
 
     The key is the request's `fingerprint`. A model given as a local directory is told from an earlier one of that name
-    by its files' sizes and times. Errors are not kept. Equal requests that are under way together are each asked.
+    by its files' sizes and times, an adapter by its files' contents; `adapter` is the one that answers requests which
+    name none. Errors are not kept. Equal requests that are under way together are each asked.
 
     Where an engine's `window` is above 1, answers that are found take no part in its batches, so a rerun that finds
     some of them batches the rest differently: texts may then differ where the engine's results depend on the batch
     (floating-point rounding that tips a near-tie), and only for requests that were not stored.
     """
 
-    def __init__(self, engine: Engine, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, engine: Engine, directory: str | os.PathLike[str], *, adapter: str | None = None) -> None:
         self.window = engine.window
         self.model = engine.model
         self.hits = 0
         self.misses = 0
         self._engine = engine
         self._directory = directory
+        self._adapter = adapter or ""
+        self._answerers: dict[str, list[Any]] = {}
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """One reply a request, in input order, stored or new; usage is that of the request that was made."""
@@ -68,12 +74,15 @@ class CachedEngine:
         """The replies on disk, opened when the first request comes."""
         return ReplyStore(self._directory)
 
-    @cached_property
-    def _model_identity(self) -> list[Any]:
-        return [self.model, _files_of(self.model)]
+    def _answerer(self, adapter: str) -> list[Any]:
+        """What tells the model with that adapter from all others; looked at once."""
+        if adapter not in self._answerers:
+            model = [self.model, _files_of(self.model)]
+            self._answerers[adapter] = [*model, _contents_of(adapter)] if adapter else model
+        return self._answerers[adapter]
 
     def _key(self, request: Request, choices: list[str] | None) -> bytes:
-        return fingerprint(self._model_identity, request, choices)
+        return fingerprint(self._answerer(request.adapter or self._adapter), request, choices)
 
 
 @dataclass
@@ -181,3 +190,20 @@ def _files_of(model: str) -> list[tuple[str, int, int]]:
         return []
     files = [(path.name, path.stat()) for path in directory.iterdir() if path.is_file()]
     return sorted((name, status.st_size, status.st_mtime_ns) for name, status in files)
+
+
+def _contents_of(adapter: str) -> list[tuple[str, str]] | str:
+    """Name and hash of each file of a local adapter that decides its answers; of one that is elsewhere, its name.
+
+    Its weights are few, and those of two adapters of one rank are of one size.
+    """
+    directory = Path(adapter)
+    if not directory.is_dir():
+        return adapter
+    files = [path for path in directory.iterdir() if path.suffix in _ADAPTER_FILES and path.is_file()]
+    return sorted((path.name, _digest(path)) for path in files)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,9 +14,10 @@ from mmkit.engines import Request
 def fingerprint(model: Any, request: Request, choices: Sequence[str] | None) -> bytes:
     """A hash of all that decides the answer, 32 bytes; equal ones may share it.
 
-    It covers the model (anything that JSON can hold), the kind of request, messages or prompt, the images' bytes,
-    `open_turn`, the choices, and for `generate` (no choices) the sampling, with the request id where the temperature is
-    above 0, since draws depend on it. Raises TypeError for messages that have no JSON form.
+    It covers the model (anything that JSON can hold; the request's name for an adapter is not looked at, so an adapter
+    has to be part of it), the kind of request, messages or prompt, the images' bytes, `open_turn`, the choices, and for
+    `generate` (no choices) the sampling, with the request id where the temperature is above 0, since draws depend on
+    it. Raises TypeError for messages that have no JSON form.
     """
     sampling = request.sampling
     fields = [

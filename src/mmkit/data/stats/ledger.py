@@ -89,7 +89,7 @@ class Ledger:
     """Adds up the steps in the lineage of records, each once.
 
     A row that was made into several hands its lineage to each, and a conversation has that of all its tasks: a step is
-    the same where op, model, parents and settings are. Memory is about 100 bytes a step.
+    the same where op, model, adapter, parents and settings are. Memory is about 100 bytes a step.
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class Ledger:
             account = self._accounts.setdefault((op, model), Account(op, model))
             met[op, model] = None
             # A step without parents belongs to this record alone.
-            step = _digest([op, model, parents or ["", record["id"]], entry.get("params")])
+            step = _digest([op, model, parents or ["", record["id"]], entry.get("params"), entry.get("adapter")])
             if step in self._seen:
                 continue
             self._seen.add(step)

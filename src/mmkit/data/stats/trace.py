@@ -27,8 +27,9 @@ class Node:
         if self.entry is None:
             return f"{self.id} ({', '.join(self.where) or 'not in these files'})"
         entry = self.entry
-        model, params, usage = (entry.get(name) for name in ("model", "params", "usage"))
-        parts = [str(entry.get("op")) + (f" by {model}" if model else "")]
+        model, adapter, params, usage = (entry.get(name) for name in ("model", "adapter", "params", "usage"))
+        by = f" by {model}" + (f" with {adapter}" if adapter else "") if model else ""
+        parts = [str(entry.get("op")) + by]
         if isinstance(usage, dict):
             parts.append(f"{usage.get('prompt_tokens', 0)} + {usage.get('completion_tokens', 0)} tokens")
         if params:
@@ -42,7 +43,7 @@ class Node:
             "depth": depth,
             "id": self.id,
             "where": self.where,
-            **{name: step.get(name) for name in ("op", "model", "params", "usage")},
+            **{name: step.get(name) for name in ("op", "model", "adapter", "params", "usage")},
         }
         for child in self.children:
             yield from child.flat(depth + 1)

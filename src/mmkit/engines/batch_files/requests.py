@@ -78,7 +78,7 @@ class BatchRequests:
 
 def custom_id(model: str, request: Request, choices: Sequence[str] | None) -> str:
     """What an answer to this request is found by: no other prompt, image, model or sampling has the same."""
-    digest = fingerprint(model, request, choices).hex()[:_DIGEST_CHARACTERS]
+    digest = fingerprint(wire.answerer(model, request), request, choices).hex()[:_DIGEST_CHARACTERS]
     return f"{request_part(request)}-{digest}"
 
 

@@ -35,6 +35,8 @@ class OpenAiEngine:
     `max_retries` times on 408, 429, 5xx, deadlines (`timeout_s` a try) and broken connections or answers, with pauses
     that double from `backoff_s` or that the server's Retry-After gives; what still fails is a reply with `error`.
 
+    An adapter that a request names is a model of that name to the server (vLLM's --lora-modules).
+
     Several servers (`base_urls`, which serve the same model) share the work; one that fails is left out until it
     answers again, and its requests go to the others (`dispatch`). The key, for all of them, is `api_key`, else
     the environment's OPENAI_API_KEY. Whether text that looks like a control token stays text is the server's affair.
@@ -119,7 +121,6 @@ class OpenAiEngine:
             self._replicas,
             clients,
             thread.spawn,
-            model=self.model,
             max_retries=self._max_retries,
             backoff_s=self._backoff_s,
         )

@@ -26,14 +26,12 @@ class Dispatcher:
         clients: Clients,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         *,
-        model: str,
         max_retries: int,
         backoff_s: float,
     ) -> None:
         self._replicas = replicas
         self._clients = clients
         self._spawn = spawn
-        self._model = model
         self._max_retries = max_retries
         self._backoff_s = backoff_s
         self._turn = 0
@@ -65,7 +63,7 @@ class Dispatcher:
             outcome = await self._send(replica, path, payload)
             if not isinstance(outcome, Failure):
                 return outcome
-            await self._check_access(replica, outcome)
+            await self._check_access(replica, outcome, body["model"])
             failed_on.add(replica)
             self._note_failure(replica, outcome)
             elsewhere = bool(self._usable(failed_on))
@@ -143,18 +141,18 @@ class Dispatcher:
                 url = replica.server.shown_url
                 console.say(f"mmkit: {url}: {failure.words}: going on without it until it answers again")
 
-    async def _check_access(self, replica: Replica, failure: Failure) -> None:
+    async def _check_access(self, replica: Replica, failure: Failure, model: str) -> None:
         """Raise UnavailableError where a denial tells of the run, and not of one request."""
         if failure.status not in (401, 403, 404) or any(each.proven for each in self._replicas):
             return
         url = replica.server.shown_url
         listed = await self._models(replica)
-        if failure.status == 404 and not isinstance(listed, Failure) and self._model not in listed:
+        if failure.status == 404 and not isinstance(listed, Failure) and model not in listed:
             names = ", ".join(repr(name) for name in listed[:10]) or "none"
-            raise UnavailableError(f"{url} has no model {self._model!r} ({failure.words}); it has: {names}")
+            raise UnavailableError(f"{url} has no model {model!r} ({failure.words}); it has: {names}")
         if failure.status == 404:
             raise UnavailableError(
-                f"{url} answers {failure.words} when asked for model {self._model!r}: check the model's name "
+                f"{url} answers {failure.words} when asked for model {model!r}: check the model's name "
                 "and the path of the base URL, which often ends in /v1"
             )
         if failure.status == 403 and not isinstance(listed, Failure):

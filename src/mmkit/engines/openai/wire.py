@@ -36,8 +36,14 @@ def path(request: Request) -> str:
     return "/chat/completions" if request.prompt is None else "/completions"
 
 
+def answerer(model: str, request: Request) -> str:
+    """The name that the server knows what is to answer by: an adapter is a model with a name of its own there."""
+    return request.adapter or model
+
+
 def body(model: str, request: Request) -> dict[str, Any]:
     """The request's input, without decoding options. Raises RequestFailed where it cannot be sent."""
+    model = answerer(model, request)
     if request.prompt is None:
         fields: dict[str, Any] = {"model": model, "messages": _messages(request)}
     elif request.images:

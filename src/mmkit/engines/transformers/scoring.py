@@ -16,6 +16,7 @@ from mmkit.engines.choices import ChoiceTokens, common_length
 from mmkit.engines.transformers.batches import Job
 from mmkit.engines.transformers.placement import move
 from mmkit.engines.transformers.prompts import check_context, encode_ids, encode_prompt
+from mmkit.models.mixlora import conditioned, has_mixture
 
 if TYPE_CHECKING:
     from mmkit.models.encoding import Chat, Encoded
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class ScoringJob(Job):
     """A request with its choices. `wholes` are prompt and choice as tokens, one a choice; all agree before `start`,
-    and what comes from there on is scored. `inputs` are the sequences that the model has to read for that."""
+    and what comes from there on is scored. `inputs` are the sequences that the model has to read for that,
+    `instruction` is that of the prompt."""
 
     wholes: list[list[int]]
     start: int
@@ -32,6 +34,7 @@ class ScoringJob(Job):
     num_prompt: int
     num_image: int
     num_shared: int
+    instruction: list[int]
 
 
 class Scoring:
@@ -53,9 +56,9 @@ class Scoring:
         inputs = sequences_to_read(wholes)
         shared = self._prefixes.shared_tokens(request, inputs[0][:start])
         key: Hashable = (request.shared_prefix if shared else None, bool(encoded.image_inputs))
-        usage = len(prompt), encoded.num_image_tokens
+        rest = len(prompt), encoded.num_image_tokens, shared, encoded.instruction
         longest = len(inputs[0])
-        return ScoringJob(request, key, len(inputs), longest, encoded, wholes, start, inputs, *usage, shared)
+        return ScoringJob(request, key, len(inputs), longest, encoded, wholes, start, inputs, *rest)
 
     def run(self, jobs: Sequence[Job]) -> list[Choice]:
         """Score jobs of one key in one forward pass."""
@@ -64,7 +67,8 @@ class Scoring:
         cells = _cells(scoring, shared)
         keep = sorted({column for spans in cells for span in spans for _, column, _ in span})
         flat = [cell for spans in cells for span in spans for cell in span]
-        with torch.inference_mode():
+        instructions = [job.instruction for job in scoring for _ in job.inputs]
+        with torch.inference_mode(), conditioned(self._model, instructions):
             batch = self._after_prefix(scoring, shared) if shared else self._whole(scoring)
             device = batch["input_ids"].device
             logits = self._model(**batch, logits_to_keep=torch.tensor(keep, device=device)).logits
@@ -110,22 +114,23 @@ class Scoring:
             # Given, because some families (qwen) would otherwise go on from the positions of the last call.
             "position_ids": positions,
         }
-        cache = self._prefixes.expanded(jobs[0].request.shared_prefix, shared, len(rows))
+        cache = self._prefixes.expanded(jobs[0].request, shared, len(rows))
         return {**move(batch, self._model), "past_key_values": cache}
 
 
 class PrefixCache:
-    """Keys and values of the last shared prefix, computed once."""
+    """Keys and values of the last shared prefix, computed once with each adapter."""
 
     def __init__(self, chat: Chat, model: Any) -> None:
         self._chat = chat
         self._model = model
-        # A sliding window or a recurrent state cannot be cut back to a shorter prefix.
+        # A sliding window or a recurrent state cannot be cut back to a shorter prefix; a mixture of LoRA computes each
+        # prefix by the whole instruction.
         layers = DynamicCache(config=model.config.get_text_config()).layers
-        self._possible = all(type(layer) is DynamicLayer for layer in layers)
+        self._possible = not has_mixture(model) and all(type(layer) is DynamicLayer for layer in layers)
         self._text: str | None = None
         self._ids: list[int] = []
-        self._cache: Any = None
+        self._caches: dict[str, Any] = {}  # by adapter: what one computes is nothing to another
 
     def shared_tokens(self, request: Request, context: list[int]) -> int:
         """How many tokens of `context`, the part of a prompt before what is scored, come from the request's shared
@@ -135,13 +140,13 @@ class PrefixCache:
         self._use(request.shared_prefix)
         return common_length(self._ids, context[:-1])
 
-    def expanded(self, text: str, length: int, rows: int) -> Any:
-        """A cache of the first `length` tokens of the prefix for `rows` sequences, for one forward pass."""
-        self._use(text)
-        if self._cache is None:
-            self._cache = self._compute()
+    def expanded(self, request: Request, length: int, rows: int) -> Any:
+        """A cache of the first `length` tokens of the request's prefix for `rows` sequences, for one forward pass."""
+        self._use(request.shared_prefix)
+        if request.adapter not in self._caches:
+            self._caches[request.adapter] = self._compute()
         cache = DynamicCache()
-        for number, layer in enumerate(self._cache.layers):
+        for number, layer in enumerate(self._caches[request.adapter].layers):
             if layer.is_initialized:  # the cross-attention layers of a prefix without images are not
                 keys, values = layer.keys[..., :length, :], layer.values[..., :length, :]
                 cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
@@ -149,7 +154,7 @@ class PrefixCache:
 
     def _use(self, text: str) -> None:
         if text != self._text:
-            self._text, self._ids, self._cache = text, self._chat.encode_text(text), None
+            self._text, self._ids, self._caches = text, self._chat.encode_text(text), {}
 
     def _compute(self) -> Any:
         batch = move(self._chat.collate([encode_ids(self._ids)], padding_side="right"), self._model)

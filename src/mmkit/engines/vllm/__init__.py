@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mmkit.engines import Choice, Reply, Request
 from mmkit.engines.vllm.backend import VllmBackend
 from mmkit.engines.vllm.feed import Feed, Work
+from mmkit.models.adapters import require_lora
 
 if TYPE_CHECKING:
     from mmkit.models.encoding import Chat
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 class VllmEngine:
     """Continuous batching with vLLM's own scheduler, prefix cache and image cache.
 
-    `model` is a directory or a hub id, `adapter` a LoRA directory. `gpu_memory` is the share of each GPU that vLLM may
+    `model` is a directory or a hub id, `adapter` a LoRA directory, `adapters` such directories that requests name;
+    vLLM computes requests with different ones together. `gpu_memory` is the share of each GPU that vLLM may
     take, `tensor_parallel` the number of GPUs that one model is spread over. At most `max_in_flight` requests are in
     the engine at once, and at most four times as many rows are read ahead. After `restart_every` requests the engine
     is replaced by a fresh one. `engine_args` are further settings of vLLM, as "name=value".
@@ -31,7 +33,9 @@ class VllmEngine:
     are computed together is vLLM's affair, so texts may differ in near-ties from run to run (VLLM_BATCH_INVARIANT=1
     prevents that on recent GPUs): a resumed run keeps the rows it has and never asks for them again.
 
-    Raises while iterating: UnavailableError where vLLM is missing, cannot start, or dies again and again.
+    Raises MissingInputError where one of `adapters` is not there, DataError where it is no LoRA adapter of this model;
+    while iterating, DataError where an adapter does not fit the model, UnavailableError where vLLM is missing, cannot
+    start, or dies again and again.
     """
 
     window = 1
@@ -41,6 +45,7 @@ class VllmEngine:
         model: str,
         *,
         adapter: str | None = None,
+        adapters: Sequence[str] = (),
         dtype: str | None = None,
         gpu_memory: float | None = None,
         tensor_parallel: int = 1,
@@ -49,12 +54,15 @@ class VllmEngine:
         engine_args: Sequence[str] = (),
     ) -> None:
         self.model = model
+        self._adapters = tuple(adapters)
+        for directory in adapters:
+            require_lora(directory, model)
         settings = {
             "dtype": dtype,
             "gpu_memory_utilization": gpu_memory,
             "tensor_parallel_size": tensor_parallel,
         }
-        backend = VllmBackend(model, settings, engine_args, adapter)
+        backend = VllmBackend(model, settings, engine_args, adapter, adapters)
         self._feed = Feed(backend, max_in_flight=max_in_flight, restart_every=restart_every)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Reply]:
@@ -63,7 +71,7 @@ class VllmEngine:
         def work() -> Work[Reply]:
             from mmkit.engines.vllm.writing import Writing
 
-            return Writing(self._chat)
+            return Writing(self._chat, self._adapters)
 
         return self._answers(requests, work)
 
@@ -77,7 +85,7 @@ class VllmEngine:
         def work() -> Work[Choice]:
             from mmkit.engines.vllm.scoring import Scoring
 
-            return Scoring(self._chat, choices)
+            return Scoring(self._chat, choices, self._adapters)
 
         return self._answers(requests, work)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from mmkit.errors import DataError, MissingInputError, UsageError
+from mmkit.errors import DataError, UsageError
+from mmkit.models.adapters import read_settings
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The largest ranks that vLLM can be set up for; an adapter of any smaller rank fits."""
@@ -44,25 +44,35 @@ def parse(settings: Sequence[str], known: Collection[str]) -> dict[str, Any]:
     return found
 
 
-def lora(adapter: str) -> dict[str, Any]:
-    """What the engine has to be set up with for a LoRA directory.
+def lora(*adapters: str) -> dict[str, Any]:
+    """What the engine has to be set up with for LoRA directories, all of which may be at work at once.
 
-    Raises MissingInputError where there is none, DataError where it is no adapter that vLLM can take.
+    Raises MissingInputError where one is not there, DataError where it is no adapter that vLLM can take.
     """
-    path = Path(adapter) / "adapter_config.json"
-    if not Path(adapter).is_dir():
-        raise MissingInputError(f"adapter {adapter!r}: no such directory")
+    rank = max(_rank(adapter) for adapter in adapters)
+    size = next(size for size in LORA_RANKS if size >= rank)
+    return {"enable_lora": True, "max_lora_rank": size, "max_loras": len(adapters)}
+
+
+def _rank(adapter: str) -> int:
+    settings = read_settings(adapter)
     try:
-        settings = json.loads(path.read_text())
-        ranks = [settings["r"], *(settings.get("rank_pattern") or {}).values()]
-        rank = max(int(rank) for rank in ranks)
-    except FileNotFoundError:
-        raise DataError(f"{adapter} is not an adapter directory: it has no adapter_config.json") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a LoRA configuration: {error!r}") from None
+        rank = max(int(rank) for rank in [settings["r"], *(settings.get("rank_pattern") or {}).values()])
+        kind = settings.get("peft_type", "LORA")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{Path(adapter) / 'adapter_config.json'}: not a LoRA configuration: {error!r}") from None
+    if kind != "LORA":
+        raise DataError(f"{adapter} is no LoRA adapter (peft_type {kind!r}), and vLLM takes no other; use transformers")
     if rank > LORA_RANKS[-1]:
         raise DataError(f"{adapter}: rank {rank} is more than vLLM's largest, {LORA_RANKS[-1]}")
-    return {"enable_lora": True, "max_lora_rank": next(size for size in LORA_RANKS if size >= rank)}
+    return rank
+
+
+def require_whole(model: str) -> None:
+    """Raise DataError where a directory is an adapter, which vLLM takes beside its base only."""
+    if (Path(model) / "adapter_config.json").is_file() and not (Path(model) / "config.json").is_file():
+        lora(model)
+        raise DataError(f"{model} is an adapter; for vLLM, name its base as --model, and it as --adapter")
 
 
 def _value(text: str) -> Any:

@@ -41,8 +41,8 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # which would make a reason another o
 @dataclass(frozen=True, slots=True)
 class Job:
     """One prompt for vLLM: token ids with one placeholder for each image (`num_placeholders` tokens in all), the
-    images with the hashes that vLLM caches them by, and how to decode. `images` is asked when the job goes in, so
-    that a picture is decoded then and not kept."""
+    images with the hashes that vLLM caches them by, how to decode, and with which adapter. `images` is asked when the
+    job goes in, so that a picture is decoded then and not kept."""
 
     ids: list[int]
     num_placeholders: int
@@ -50,6 +50,7 @@ class Job:
     image_hashes: Sequence[str]
     sampling: Any
     num_new: int
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,21 @@ class Output:
 
 
 class VllmBackend:
-    """vLLM's LLMEngine with its own processes, fed job by job."""
+    """vLLM's LLMEngine with its own processes, fed job by job. `adapter` is a LoRA directory for jobs that name none
+    of `adapters`, further such directories."""
 
-    def __init__(self, model: str, settings: Mapping[str, Any], extra: Sequence[str], adapter: str | None) -> None:
-        self._model, self._settings, self._extra, self._adapter = model, settings, extra, adapter
+    def __init__(
+        self,
+        model: str,
+        settings: Mapping[str, Any],
+        extra: Sequence[str],
+        adapter: str | None,
+        adapters: Sequence[str] = (),
+    ) -> None:
+        self._model, self._settings, self._extra = model, settings, extra
+        self._adapters = ({"": adapter} if adapter is not None else {}) | {name: name for name in adapters}
         self._engine: Any = None
-        self._lora: Any = None
+        self._loras: dict[str, Any] = {}
         self._watch: processes.Watch | None = None
         self._context = 0
         self._num_image: dict[str, int] = {}  # of the jobs under way
@@ -96,15 +106,14 @@ class VllmBackend:
             raise missing_extra("vllm", "vllm") from None
         require_version(vllm.__version__)
         from vllm import EngineArgs
-        from vllm.lora.request import LoRARequest
         from vllm.v1.engine.llm_engine import LLMEngine
 
+        arguments.require_whole(self._model)
         settings: dict[str, Any] = {"disable_log_stats": True, "enable_prefix_caching": True, "use_tqdm_on_load": False}
         settings |= arguments.FIXED
         settings |= {name: value for name, value in self._settings.items() if value is not None}
-        if self._adapter is not None:
-            settings |= arguments.lora(self._adapter)
-            self._lora = LoRARequest("adapter", 1, self._adapter)
+        if self._adapters:
+            settings |= arguments.lora(*self._adapters.values())
         settings |= arguments.parse(self._extra, EngineArgs.__dataclass_fields__)
         try:
             self._engine, self._watch = processes.start(
@@ -115,6 +124,20 @@ class VllmBackend:
         except Exception as error:
             raise UnavailableError(f"vLLM cannot start {self._model}: {_words(error)}") from error
         self._context = self._engine.model_config.max_model_len
+        self._load_adapters()
+
+    def _load_adapters(self) -> None:
+        """Load them all now: one that does not fit would kill the engine with the first row that names it."""
+        from vllm.lora.request import LoRARequest
+
+        for number, (name, directory) in enumerate(self._adapters.items(), 1):
+            # vLLM tells adapters, and what its prefix cache holds of them, apart by name and number.
+            self._loras[name] = LoRARequest(directory, number, directory)
+            try:
+                self._engine.add_lora(self._loras[name])
+            except Exception as error:
+                self.close()
+                raise DataError(f"vLLM cannot put the adapter {directory} on {self._model}: {_words(error)}") from error
 
     def add(self, key: str, job: Job) -> None:
         """Prepare a job's images and hand it over. Raises Refused where vLLM will not take it."""
@@ -141,7 +164,8 @@ class VllmBackend:
             num_prompt = len(rendered["prompt_token_ids"])
             num_image = num_prompt - len(job.ids) + job.num_placeholders
             require_fit(self._context, num_prompt, num_image, job.num_new)
-            self._engine.add_request(key, rendered, job.sampling, lora_request=self._lora)
+            lora = self._loras.get(job.adapter)
+            self._engine.add_request(key, rendered, job.sampling, lora_request=lora)
             self._num_image[key] = num_image
         except EngineDeadError as error:
             raise EngineDied(_words(error)) from error

@@ -34,4 +34,5 @@ def to_job(request: Request, ids: list[int], num_placeholders: int, sampling: An
         image_hashes=[image.sha256() for image in request.images],
         sampling=sampling,
         num_new=num_new,
+        adapter=request.adapter,
     )

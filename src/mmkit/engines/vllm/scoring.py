@@ -14,6 +14,7 @@ from math import fsum
 from typing import TYPE_CHECKING, Any
 
 from mmkit.engines import Choice, Request, Usage
+from mmkit.engines.adapters import require_open
 from mmkit.engines.choices import ChoiceTokens
 from mmkit.engines.vllm.backend import Job, Output
 from mmkit.engines.vllm.jobs import encode, to_job
@@ -37,13 +38,14 @@ class ScoringPlan:
 class Scoring:
     """The work behind `VllmEngine.choose`."""
 
-    def __init__(self, chat: Chat, choices: Sequence[str]) -> None:
-        self._chat = chat
+    def __init__(self, chat: Chat, choices: Sequence[str], adapters: Sequence[str]) -> None:
+        self._chat, self._adapters = chat, adapters
         self._choices = list(choices)
         self._tokens = ChoiceTokens(chat, choices)
 
     def prepare(self, request: Request) -> ScoringPlan:
         """One job for each different beginning of a choice."""
+        require_open(request, self._adapters)
         ids, num_placeholders = encode(self._chat, request)
         wholes, start = self._tokens.behind(request, ids)
         contexts = steps(wholes, start)

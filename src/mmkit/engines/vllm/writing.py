@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmkit.engines import Reply, Request
+from mmkit.engines.adapters import require_open
 from mmkit.engines.replies import to_reply
 from mmkit.engines.vllm.backend import Job, Output
 from mmkit.engines.vllm.jobs import encode, to_job
@@ -26,11 +27,12 @@ class JobsOnly:
 class Writing:
     """The work behind `VllmEngine.generate`."""
 
-    def __init__(self, chat: Chat) -> None:
-        self._chat = chat
+    def __init__(self, chat: Chat, adapters: Sequence[str]) -> None:
+        self._chat, self._adapters = chat, adapters
 
     def prepare(self, request: Request) -> JobsOnly:
         """One job: the prompt and how to go on from it."""
+        require_open(request, self._adapters)
         ids, num_placeholders = encode(self._chat, request)
         num_new = request.sampling.max_new_tokens
         return JobsOnly([to_job(request, ids, num_placeholders, self._sampling(request), num_new)])
