@@ -84,8 +84,8 @@ def command(
     with model.in_turn() as engine_of:
         stage = Measurement(method, _models(model, text_model, image_model, judge_model), engine_of, output)
         streams.run(stage, resumable=False, notes=lambda: [*stage.notes(), *model.notes()])
-    if output == "nothing":
-        tables.show(table(stage.rows))
+        if output == "nothing":
+            tables.show(table(stage.rows))  # while stdout is ours: it is closed before the engine is
 
 
 def _models(

@@ -1,0 +1,182 @@
+"""score-interaction as a user runs it: given predictions, a server, mistakes, a terminal, a kill in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_kit import ENVIRONMENT, MMKIT, Done, Mmkit
+
+from mmkit.testing.server import Answer, OpenAiServer, Received, chat
+
+GIVEN = {"text": "yes", "image": "no", "both": "yes"}
+
+
+def given(count: int, task: str = "t", **predictions: str) -> list[dict[str, Any]]:
+    return [{"id": f"{task}{i}", "task": task, "predictions": {**GIVEN, **predictions}} for i in range(count)]
+
+
+def to_ask(count: int) -> list[dict[str, Any]]:
+    return [{"id": f"r{i}", "task": "t", "image": "p.png", "question": f"What is {i}?"} for i in range(count)]
+
+
+def test_given_predictions_are_scored_without_a_model(mmkit: Mmkit, write: Any) -> None:
+    write("in.jsonl", given(3) + given(2, "u", text="no", image="yes"))
+    done = mmkit("score-interaction", "in.jsonl")
+    rows = {row["task"]: row for row in done.rows()}
+    assert {task: (row["score_text"], row["score_image"], row["n"]) for task, row in rows.items()} == {
+        "t": (1.0, 0.0, 3),
+        "u": (0.0, 1.0, 2),
+    }
+    assert "5 rows in, 5 kept (as 2 rows out), 0 dropped, 0 rejected" in done.err
+    assert "5 sampled of 2 tasks" in done.err
+    assert "asked" not in done.err
+
+
+def test_the_rows_of_a_model_that_nobody_had_to_ask_open_nothing(mmkit: Mmkit, write: Any) -> None:
+    write("in.jsonl", given(3))
+    assert mmkit("score-interaction", "in.jsonl", "--model", "nowhere/nothing").code == 0
+
+
+def test_the_samples_of_shards_score_like_the_whole(mmkit: Mmkit, shell: Callable[[str], Done], write: Any) -> None:
+    write("in.jsonl", [row for i in range(20) for row in given(1, f"t{i % 3}", text="yes" if i % 2 else "no")])
+    whole = mmkit("score-interaction", "in.jsonl", "--size", "4", "--draws", "3")
+    shards = "for i in 0 1 2; do mmkit score-interaction in.jsonl --size 4 --draws 3 --shard $i/3 --per-sample; done"
+    assert shell(f"({shards}) | mmkit score-interaction --size 4 --draws 3").out == whole.out
+
+
+def test_recorded_answers_are_found_by_record_and_view(mmkit: Mmkit, write: Any, picture: Any) -> None:
+    picture("p.png")
+    write("in.jsonl", to_ask(2))
+    answers = {"r0/text": "red", "r0/image": "blue", "r0/both": "red", "r1/text": "two", "r1/both": "two"}
+    write("answers.jsonl", [{"id": name, "text": text} for name, text in answers.items()])
+    done = mmkit("score-interaction", "in.jsonl", "--engine", "replay", "--answers", "answers.jsonl", "--per-sample")
+    assert [row["predictions"] for row in done.rows()] == [
+        {"text": "red", "image": "blue", "both": "red"},
+        {"text": "two", "image": "blue", "both": "two"},
+    ], "both images are the same, and asked about in the same words"
+    assert "asked once each: 2 both, 1 image, 2 text" in done.err
+    assert "the images of t were asked about in general" in done.err
+
+
+MISTAKES = {
+    "no model": ([{"id": "1"}], [], 2, "in.jsonl:1: nobody to ask: give --model, or in every record"),
+    "no image": ([{"id": "1", "question": "?"}], ["--model", "m"], 65, "in.jsonl:1: images: an interaction needs an"),
+    "no question": ([{"id": "1", "image": "p.png"}], ["--model", "m"], 65, "in.jsonl:1: question: a task needs one"),
+    "one view": ([{"id": "1", "predictions": {"text": "a"}}], [], 65, "predictions.image: missing, and there is no"),
+    "empty": (given(1, text=" "), [], 65, "in.jsonl:1: predictions.text: empty"),
+    "unfit": (given(1), ["--similarity", "embed"], 65, "answer_type: similarity embed does not fit short answers"),
+    "benchmark": ([{"id": "1", "benchmark": "none"}], [], 65, "benchmark: 'none' is not defined"),
+    "task": ([{"id": "1", "benchmark": "slake", "task": "x"}], [], 65, "task: 'x' is none of slake's: slake-open"),
+    "judge": (given(1), ["--similarity", "judge"], 2, "nobody to judge: give --judge-model, or --model"),
+    "idle judge": (given(1), ["--judge-model", "m"], 2, "--judge-model has a say in --similarity judge alone"),
+    "idle form": (given(1), ["--choice-form", "letter"], 2, "--choice-form has a say in --similarity likelihood"),
+    "batch": (given(1), ["--model", "m", "--to-batch", "b.jsonl"], 2, "no batch files here"),
+    "no file": (given(1), ["--statements", "no.jsonl"], 66, "no.jsonl: no such file"),
+    "no statement": (given(1), ["--statements", "in.jsonl"], 2, "in.jsonl:1: expected {"),
+    "draws": (given(1), ["--draws", "0"], 2, "0 is not in the range x>=1"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_with_its_place_and_the_way_out(
+    mmkit: Mmkit, write: Any, picture: Any, mistake: str
+) -> None:
+    rows, options, code, said = MISTAKES[mistake]
+    picture("p.png")
+    write("in.jsonl", rows)
+    done = mmkit("score-interaction", "in.jsonl", *options)
+    assert (done.code, done.out) == (code, b"")
+    assert said in done.err
+    assert "Traceback" not in done.err
+
+
+def test_rows_that_cannot_be_scored_go_to_the_rejects_and_the_others_are_scored(
+    mmkit: Mmkit, write: Any, tmp_path: Path
+) -> None:
+    write("in.jsonl", [*given(2), {"id": "bad", "task": "t", "predictions": {"text": "", "image": "a", "both": "a"}}])
+    done = mmkit("score-interaction", "in.jsonl", "--rejects", "r.jsonl")
+    assert [(row["task"], row["n"]) for row in done.rows()] == [("t", 2)]
+    assert "3 rows in, 2 kept (as 1 rows out), 0 dropped, 1 rejected" in done.err
+    assert json.loads((tmp_path / "r.jsonl").read_text())["record"]["id"] == "bad"
+
+
+def test_one_record_is_no_sample_and_is_marked(mmkit: Mmkit, write: Any) -> None:
+    write("in.jsonl", given(1))
+    (row,) = mmkit("score-interaction", "in.jsonl").rows()
+    assert row["marks"] == ["few", "undefined"]
+    assert (row["se"], row["ci95"], row["corrected"]) == (None, None, None)
+
+
+def test_a_terminal_shows_a_table(write: Any, tmp_path: Path) -> None:
+    write("in.jsonl", given(3))
+    ours, theirs = pty.openpty()
+    command = [*MMKIT, "score-interaction", "in.jsonl"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=theirs, stderr=subprocess.PIPE)
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 4096):
+            shown += piece
+    except OSError:  # the terminal is gone with the command
+        pass
+    finally:
+        os.close(ours)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert b"score" in shown
+    assert b"1.00" in shown
+    assert b"{" not in shown
+
+
+def answered_by_text(received: Received) -> Answer:
+    """An answer that depends on what is asked alone: the words, and whether there is an image."""
+    content = received.body["messages"][-1]["content"]
+    images = [part for part in content if part["type"] != "text"] if isinstance(content, list) else []
+    return chat(f"answer {sum(received.text.encode()) % 3} {len(images)}")
+
+
+@pytest.mark.loopback
+@pytest.mark.usefixtures("socket_enabled")
+def test_a_run_that_was_killed_asks_nothing_twice_and_gives_the_same_bytes(
+    mmkit: Mmkit, write: Any, picture: Any, tmp_path: Path
+) -> None:
+    picture("p.png")
+    write("in.jsonl", to_ask(60))
+    in_flight = 4
+    options = ["score-interaction", "in.jsonl", "--engine", "openai", "--model", "tiny", "--max-in-flight", in_flight]
+    with OpenAiServer(answered_by_text) as server:
+        whole = mmkit(*options, "--base-url", server.base_url)
+        needed = len(server.received)
+    assert whole.code == 0, whole.err
+    assert needed == 60 + 60 + 1
+
+    reached = threading.Event()
+
+    def until_the_kill(received: Received) -> Answer:
+        if len(killed.received) > needed // 2:
+            reached.set()
+            return Answer(delay_s=30)
+        return answered_by_text(received)
+
+    cache = ["--cache", "replies"]
+    with OpenAiServer(until_the_kill) as killed:
+        command = [*MMKIT, *map(str, options), *cache, "--base-url", killed.base_url]
+        process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE)
+        assert reached.wait(60)
+        process.kill()
+        process.communicate()
+    with OpenAiServer(answered_by_text) as server:
+        done = mmkit(*options, *cache, "--base-url", server.base_url)
+        asked_again = len(server.received)
+    assert done.out == whole.out
+    assert asked_again <= needed - needed // 2 + in_flight
+    assert f"{asked_again:,} replies" in done.err
+    assert mmkit(*options, *cache, "--base-url", "http://127.0.0.1:9/v1").out == whole.out, "all is known now"
