@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmkit import seeds
 from mmkit.balance.draws import Drawn, Draws
 from mmkit.streams import Row
 
@@ -70,6 +71,14 @@ def test_a_draw_is_without_replacement_and_whole_where_there_are_too_few(records
             assert min(left.values()) >= 0
         assert all(one.draws for one in drawn)
         assert [one.row.record["id"] for one in drawn] == sorted(one.row.record["id"] for one in drawn)
+
+
+def test_a_draw_is_the_records_with_the_smallest_keys() -> None:
+    records = [{"id": str(number), "task": "t"} for number in range(40)]
+    drawn = sample_of(records, seed=7)["t"]
+    for number in range(DRAWS):
+        by_key = sorted(records, key=lambda record: seeds.derive(7, record["id"], f"interaction.draw.{number}"))
+        assert set(ids(drawn, number)) == {record["id"] for record in by_key[:SIZE]}
 
 
 def test_draws_differ_from_one_another_and_by_seed_and_every_record_has_the_same_chance() -> None:

@@ -29,6 +29,7 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "number": {"answer_type": "number"},
     "long": {"answer_type": "long"},
     "list": {"answer_type": "list"},
+    "labels": {"answer_type": "list", "choices": ["3", "4"]},
     "box": {"answer_type": "box"},
 }
 
@@ -59,7 +60,10 @@ def delta(text: str, both: str, similarity: Similarity = "auto", **record: Any) 
         ("B", "A", CHOICE, 0),
         ("(b)", "Lung", CHOICE, 1),
         ("banana", "Banana.", CHOICE, 1),  # equal wrong texts agree
+        ("banana", "apple", CHOICE, 0),
         ("banana", "B", CHOICE, 0),
+        ("AA", "aa", {"choices": ["AA", "aa", "b"]}, 0),
+        ("Aa", "aa", {"choices": ["AA", "aa", "b"]}, 0),  # could be either of the first two
         ("the lung or the liver", "lung", CHOICE, 0),
         ("Yes, it is.", "yes", YES_NO, 1),
         ("A", "yes", YES_NO, 1),
@@ -96,6 +100,7 @@ def test_auto_compares_by_the_answers_type(one: str, other: str, record: Mapping
     [
         ("3", "4"),
         ("left lung", "right lung"),
+        ("left lung", "the nodule is in the left lung"),
         ("3", "There are four cells in the picture"),
         ("there is a pleural effusion", "there is no pleural effusion"),
         ("the heart isn't enlarged at all", "the heart is enlarged somewhat"),
@@ -134,6 +139,7 @@ FITTING: Mapping[str, set[str]] = {
     "number": {"number"},
     "long": {"embed"},
     "list": set(),
+    "labels": set(),
     "box": {"iou"},
 }
 
@@ -175,7 +181,7 @@ def likelihood(text: Mapping[str, float], both: Mapping[str, float], **record: A
 
 def test_likelihood_is_what_two_distributions_have_in_common() -> None:
     # By hand: (.7, .3) and (.2, .8), whatever they were scaled by: 1 - (|.7 - .2| + |.3 - .8|) / 2 = .5.
-    text = {"yes": math.log(0.7) - 40, "no": math.log(0.3) - 40}
+    text = {"yes": math.log(0.7) - 4000, "no": math.log(0.3) - 4000}
     both = {"no": math.log(0.08), "yes": math.log(0.02)}
     assert likelihood(text, both, **YES_NO) == pytest.approx(0.5, abs=1e-12)
     assert likelihood(text, text, **YES_NO) == pytest.approx(1, abs=1e-12)

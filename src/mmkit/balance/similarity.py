@@ -172,11 +172,12 @@ def _fits(similarity: Similarity, kind: str, record: Record) -> bool:
     if similarity in ("choice", "likelihood"):
         return kind == "yes-no" or (bool(record.get("choices")) and kind not in ("long", "list", "box"))
     if similarity == "number":
-        choices = record.get("choices") or ()
-        if choices:
-            return all(whole_number(choice) is not None for choice in Options(choices).texts)
-        return kind in ("number", "short")
+        return kind in ("number", "short") or (kind == "choice" and _are_numbers(record.get("choices") or ()))
     return {"embed": kind == "long", "iou": kind == "box"}.get(similarity, True)
+
+
+def _are_numbers(choices: Sequence[str]) -> bool:
+    return bool(choices) and all(whole_number(text) is not None for text in Options(choices).texts)
 
 
 class _Choices:
