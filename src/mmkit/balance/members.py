@@ -6,9 +6,30 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mmkit.errors import DataError
+from mmkit.errors import DataError, UsageError
 from mmkit.streams import Dropped, Row, each
 from mmkit.streams.rows import Stage
+
+
+class Members:
+    """The records of one group, and how many were asked for: `num_own` in it, `num_others` in other groups.
+
+    `groups` are the tasks' groups, `source` is where they come from. Raises UsageError for a group that is not there.
+    """
+
+    def __init__(self, group: str, groups: Mapping[str, str], source: str) -> None:
+        self.group, self.tasks = group, sorted(task for task in groups if groups[task] == group)
+        if not self.tasks:
+            raise UsageError(f"{group!r} is no group of {source}; there are: {', '.join(sorted(set(groups.values())))}")
+        self.num_own = self.num_others = 0
+        self._groups, self._source = groups, source
+
+    def hold(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record is in the group. Raises DataError as `group_of`."""
+        own = group_of(record, self._groups, self._source) == self.group
+        self.num_own += own
+        self.num_others += not own
+        return own
 
 
 def take(groups: Mapping[str, str], group: str, source: str) -> Stage:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mmkit.cli.options import ImageRoot, OptionGroup
+from mmkit.cli.training_rows import OneGroup, read_samples
 from mmkit.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mmkit.balance.members import Members
     from mmkit.console import Progress
     from mmkit.training import Placement, StepReport, TuneConfig, TuneReport
     from mmkit.training.presets import Preset
@@ -157,6 +159,7 @@ def command(
     out: Annotated[str, typer.Option("-o", "--output", metavar="DIR", help="Where the tuned model goes.")],
     tuning: Tuning,
     processes: Processes,
+    one_group: OneGroup,
     model: Annotated[str | None, typer.Option("--model", metavar="MODEL", help="A directory or a hub id.")] = None,
     preset: Annotated[
         str | None,
@@ -189,17 +192,19 @@ def command(
     killed, the same command goes on from the last checkpoint, to the same result.
 
     Example: mmkit finetune train.jsonl --model base -o tuned --weights weights.jsonl
+
+    Example: mmkit finetune train.jsonl --model base -o synergy --train lora --group synergy --groups groups.jsonl
     """
     from contextlib import ExitStack
     from pathlib import Path
 
     from mmkit import console
-    from mmkit.cli.training_rows import read_samples
     from mmkit.cli.weights_file import read_task_weights
     from mmkit.training.presets import preset_named
 
     if model is None:
         raise UsageError('no model: give --model, or set it in mmkit.toml:\n\n[finetune]\nmodel = "…"')
+    members = one_group.members()
     placement = processes.placement()
     chosen = None if preset is None else preset_named(preset)
     rows_a_step = global_batch or (None if chosen is None else chosen.global_batch)
@@ -222,6 +227,7 @@ def command(
         image_root=image_root,
         task_weights=None if by_sampling else task_weights,
         default_weight=None if by_sampling else default_weight,
+        members=members,
     )
     from mmkit.training import finetune as tune
 
@@ -233,6 +239,7 @@ def command(
             "placement": placement,
             "resume": resume,
             "task_shares": task_weights if by_sampling else None,
+            "task_group": None if members is None else {"name": members.group, "tasks": members.tasks},
             "command": _command_line(),
         }
         if rejects is not None:
@@ -243,7 +250,7 @@ def command(
             return
         progress = stack.enter_context(console.Progress(f"finetune {model}", unit="steps"))
         report = tune.finetune(samples, on_step=_follower(progress), **arguments)
-    console.say(_summary(report))
+    console.say(_summary(report, members))
 
 
 def _refuse_idle(tuning: Tuning, config: TuneConfig, global_batch: int | None) -> None:
@@ -331,14 +338,18 @@ def _follower(progress: Progress) -> Callable[[StepReport], None]:
     return follow
 
 
-def _summary(report: TuneReport) -> str:
-    rejected = f" ({report.rejected:,} rejected)" if report.rejected else ""
+def _summary(report: TuneReport, members: Members | None) -> str:
+    group = "" if members is None else f" of {members.group}"
+    others = 0 if members is None else members.num_others
+    left_out = [(others, "of other groups left out"), (report.rejected, "rejected")]
+    asides = ", ".join(f"{count:,} {what}" for count, what in left_out if count)
+    rows = f"{report.rows:,} rows{group}" + (f" ({asides})" if asides else "")
     frozen = f" ({len(report.frozen)} tensors frozen that no loss reaches)" if report.frozen else ""
     held_out = "" if report.validation is None else f", {report.validation.loss:.3f} on held-out rows"
     return (
-        f"mmkit finetune: {report.rows:,} rows{rejected}, {report.steps:,} steps, loss {report.losses[0]:.3f} to "
-        f"{report.final_loss:.3f}{held_out}, {report.text_tokens + report.image_tokens:,} tokens "
-        f"({report.image_tokens:,} image, {report.loss_tokens:,} in the loss), {report.seconds_per_step:.3f} s a step, "
+        f"mmkit finetune: {rows}, {report.steps:,} steps, loss {report.losses[0]:.3f} to {report.final_loss:.3f}"
+        f"{held_out}, {report.text_tokens + report.image_tokens:,} tokens ({report.image_tokens:,} image, "
+        f"{report.loss_tokens:,} in the loss), {report.seconds_per_step:.3f} s a step, "
         f"{report.trained_parameters:,} parameters trained{frozen}, in {report.out}"
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mmkit.cli.options import ImageRoot
+from mmkit.cli.training_rows import OneGroup, read_samples
 from mmkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _STYLES = {"text": "", "control": "bold blue", "image": "cyan"}
 
 def command(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Records with messages; - is stdin.")],
+    one_group: OneGroup,
     model: Annotated[str | None, typer.Option("--model", metavar="MODEL", help="A directory or a hub id.")] = None,
     output: Annotated[
         str | None, typer.Option("-o", "--output", metavar="FILE", help="Write rows here. [default: stdout]")
@@ -48,7 +50,6 @@ def command(
     """
     from mmkit import console
     from mmkit.cli import tables
-    from mmkit.cli.training_rows import read_samples
     from mmkit.cli.weights_file import read_task_weights
     from mmkit.models.loading import load_chat
     from mmkit.training.render import render
@@ -56,7 +57,13 @@ def command(
     if model is None:
         raise UsageError('no model: give --model, or set it in mmkit.toml:\n\n[render]\nmodel = "…"')
     task_weights = None if weights is None else read_task_weights(weights)
-    rows = read_samples(inputs, image_root=image_root, task_weights=task_weights, default_weight=default_weight)
+    rows = read_samples(
+        inputs,
+        image_root=image_root,
+        task_weights=task_weights,
+        default_weight=default_weight,
+        members=one_group.members(),
+    )
     first = list(islice(rows, num_rows))
     chat = load_chat(model)
     found = [render(row, chat, max_length=max_length, overlong=overlong) for row in first]

@@ -57,6 +57,7 @@ def finetune(
     on_step: OnStep | None = None,
     on_refused: OnRefused = refuse_none,
     task_shares: Mapping[str, float] | None = None,
+    task_group: Mapping[str, Any] | None = None,
     command: tuple[str, ...] = (),
 ) -> TuneReport:
     """Tune `model` (a directory or hub id) on `samples` and leave a directory `out` that from_pretrained loads.
@@ -64,7 +65,8 @@ def finetune(
     The loss is Σ λ·nll / Σ λ over the valid tokens of each optimizer step's rows, of all processes (VisATB, eq. 2;
     deviation: none). A run that was stopped goes on from its last checkpoint, where `out` holds one of the same
     samples, model and settings; without `resume` it begins anew. `on_step` hears of every optimizer step, `on_refused`
-    of every row that cannot be trained on; without it such a row is an error.
+    of every row that cannot be trained on; without it such a row is an error. `task_group`, the `name` and the
+    `tasks` of the group whose rows the samples are, is recorded.
 
     Raises DataError for a row that cannot be trained on (with `config.check_rows` before the first step) and for a
     model directory that is none, MissingInputError for an image that is not there, UsageError where `out` is something
@@ -81,6 +83,7 @@ def finetune(
             resume=resume,
             on_refused=on_refused,
             task_shares=task_shares,
+            task_group=task_group,
             command=command,
         )
         if job.world > 1:
@@ -101,6 +104,7 @@ def prepare(
     resume: bool = True,
     on_refused: OnRefused = refuse_none,
     task_shares: Mapping[str, float] | None = None,
+    task_group: Mapping[str, Any] | None = None,
     command: tuple[str, ...] = (),
 ) -> tuple[Job, Rows | None]:
     """Write the job of `finetune` into `out` without doing it. Gives it, and its rows where they have been encoded.
@@ -117,6 +121,7 @@ def prepare(
             resume=resume,
             on_refused=on_refused,
             task_shares=task_shares,
+            task_group=task_group,
             command=command,
         )
 
@@ -145,6 +150,7 @@ def _prepare(
     resume: bool,
     on_refused: OnRefused,
     task_shares: Mapping[str, float] | None,
+    task_group: Mapping[str, Any] | None,
     command: tuple[str, ...],
 ) -> tuple[Job, Rows | None]:
     world = num_processes(placement, config) * placement.nnodes
@@ -164,6 +170,7 @@ def _prepare(
             world=world,
             model_files=files_of(model),
             task_shares=task_shares,
+            task_group=task_group,
             data_sha256=data_sha256,
             num_rejected=num_refused,
             command=command,

@@ -63,7 +63,8 @@ class Job:
     """What a run is to do. `world` processes share it; `model_files` are the model's files by name, with a hash.
 
     `task_shares` are the proportions of `config.task_sampling` "weights". `data_sha256` is that of the samples,
-    `num_rejected` counts those that cannot be trained on. `command` is what the user typed.
+    `num_rejected` counts those that cannot be trained on. `command` is what the user typed, `task_group` the `name` and
+    the `tasks` of the group whose rows the samples are.
     """
 
     out: Path
@@ -75,6 +76,7 @@ class Job:
     data_sha256: str
     num_rejected: int
     command: tuple[str, ...] = ()
+    task_group: Mapping[str, Any] | None = None
 
     @property
     def folder(self) -> Path:
@@ -110,11 +112,16 @@ class Job:
             "the model's files": _unlike(other.model_files, self.model_files),
             "processes": (other.world, self.world),
             "task shares": (other.task_shares, self.task_shares),
+            "group": (_name(other.task_group), _name(self.task_group)),
             "training rows (sha256)": (other.data_sha256[:12], self.data_sha256[:12]),
         }
         theirs, mine = asdict(other.config), asdict(self.config)
         pairs |= {name: (theirs[name], mine[name]) for name in mine if name not in _MAY_DIFFER}
         return [f"{name}: {there!r} there, {here!r} here" for name, (there, here) in pairs.items() if there != here]
+
+
+def _name(group: Mapping[str, Any] | None) -> str | None:
+    return None if group is None else group["name"]
 
 
 def read_job(out: Path) -> Job:

@@ -79,6 +79,7 @@ def run_record(job: Job, report: TuneReport) -> dict[str, Any]:
         "processes": job.world,
         "device": _device(job.config),
         "task_shares": job.task_shares,
+        "task_group": job.task_group,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "rows": report.rows,
         "rejected": report.rejected,
