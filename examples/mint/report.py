@@ -48,7 +48,9 @@ class Results:
         self.group = _groups(here / "routes.jsonl")
         found = {name: here / f"scores-{name}.jsonl" for name in STYLES}
         self.scores = {name: {row["task"]: row for row in _rows(path)} for name, path in found.items() if path.exists()}
-        self.sets = sorted(self.scores[OURS], key=lambda name: (_place(self.group.get(name, "")), name))
+        # A benchmark's overall score has no group: its tasks have.
+        tasks = self.scores[OURS].keys() & self.group.keys()
+        self.sets = sorted(tasks, key=lambda task: (_place(self.group[task]), task))
 
     def tables(self) -> list[list[str]]:
         """Table 1 with the scores behind it, Table 2, and what the tunings took."""
@@ -83,11 +85,9 @@ class Results:
         ]
         for task in self.sets:
             lines.append(line(task, _starred([self.value(name, task) for name in names])))
-        groups = sorted({self.group.get(task, "") for task in self.sets}, key=_place)
-        for group in [*groups, None]:
+        for group in [*sorted({self.group[task] for task in self.sets}, key=_place), None]:
             averages = [self.average(name, group) for name in names]
-            label = "all, average" if group is None else f"{group or 'no group'}, average"
-            lines.append(line(label, _starred([average and average[0] for average in averages])))
+            lines.append(line(f"{group or 'all'}, average", _starred([average and average[0] for average in averages])))
             lines.append(line("± (95 %)", [_percent(average and average[1]) for average in averages]))
         return lines
 
@@ -99,7 +99,7 @@ class Results:
     def average(self, method: str, group: str | None) -> tuple[float, float] | None:
         """The mean over a group's sets (None: over all) and half its 95 % interval, the sets' errors taken as
         independent; None where the method lacks one of them."""
-        tasks = [task for task in self.sets if group is None or self.group.get(task, "") == group]
+        tasks = [task for task in self.sets if group in (None, self.group[task])]
         rows = [self.scores[method].get(task) for task in tasks]
         if None in rows:
             return None
