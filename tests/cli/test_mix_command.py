@@ -225,7 +225,8 @@ def test_what_is_held_out_is_looked_up_beside_mmkit_toml(mmkit: Mmkit, write: Wr
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(mmkit: Mmkit, write: Write, tmp_path: Path) -> None:
     write("a.jsonl", tasks("a", 60_000, context="x" * 400))
     write("b.jsonl", tasks("b", 3_000, context="x" * 400))
-    mix = ["mix", "a.jsonl", "b.jsonl", "--budget", "90k"]
+    weights = write("weights.jsonl", [{"task": "a", "weight": 2}, {"task": "b", "weight": 1}])
+    mix = ["mix", "a.jsonl", "b.jsonl", "--budget", "90k", "--weights", "weights.jsonl"]
     assert mmkit(*mix, "-o", "whole.jsonl").code == 0
     kills = 0
     for patience in (0.3, *[None] * 4):
@@ -238,11 +239,16 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(mmkit: Mmkit, write: Write
         if (tmp_path / "killed.jsonl").exists():
             break
     assert kills
-    write("more.jsonl", tasks("c", 1))
     if (tmp_path / "killed.jsonl.journal").exists():
         other = mmkit(*mix, "--seed", 1, "-o", "killed.jsonl")
         assert other.code == 2
         assert "belongs to an unfinished run" in other.err
+        before = (tmp_path / weights).read_text()
+        write("weights.jsonl", before.replace("2", "3").encode())  # the same arguments, another sample
+        other = mmkit(*mix, "-o", "killed.jsonl")
+        assert other.code == 2
+        assert "belongs to an unfinished run with sample" in other.err
+        write("weights.jsonl", before.encode())
     assert mmkit(*mix, "-o", "killed.jsonl").code == 0
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import os
 import tempfile
 import tracemalloc
 import weakref
@@ -161,6 +163,14 @@ def test_every_row_is_drawn_before_one_is_drawn_again(count: int, budget: int, s
     assert max(drawn.values()) - min(drawn.values()) <= 1
 
 
+def test_each_pass_over_a_data_set_begins_with_other_rows() -> None:
+    files = {"a": rows(40)}
+    counts = [Counter(name.split("#")[0] for name in ids(mixed(files, budget))) for budget in (20, 60, 100)]
+    begun = [frozenset(name for name in count if count[name] == max(count.values())) for count in counts]
+    assert [len(names) for names in begun] == [20, 20, 20]
+    assert len(set(begun)) == 3
+
+
 def test_what_is_drawn_once_keeps_its_bytes_and_a_copy_names_its_parent() -> None:
     odd = b'{"id" : "1",  "question":"caf\\u00e9"}\n'
     assert mixed({"a": odd}, 1) == odd
@@ -208,6 +218,13 @@ def test_a_row_a_second_time_is_left_out_and_told(tmp_path: Path) -> None:
     assert (summary.kept, summary.dropped) == (4, 3)
     reasons = [orjson.loads(line)["reason"] for line in (tmp_path / "dropped").read_bytes().splitlines()]
     assert reasons == ["an exact duplicate"] * 3
+
+
+def test_a_row_in_another_format_is_the_same_row(tmp_path: Path) -> None:
+    lines, table = tmp_path / "a.jsonl", tmp_path / "b.json"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows(4, task="t")))
+    table.write_bytes(orjson.dumps(rows(5, task="t")))
+    assert sample([str(lines), str(table)], 5).notes() == ["t 5 of 5", "4 exact duplicates"]
 
 
 def test_a_row_is_a_duplicate_only_of_one_that_can_be_drawn(tmp_path: Path) -> None:
@@ -278,6 +295,11 @@ def test_mlans_counts_are_exact_and_only_what_is_short_is_bootstrapped() -> None
     assert sum(counts.values()) == 80_000
     assert (counts["squad"], counts["cosmosqa"]) == (17_500, 17_500)
     assert again == {"strategyqa", "commonsenseqa", "arc"}
+    for name, language in (("mlan-v-vicuna", 40_000), ("cambrian", 20_000)):
+        counts, _ = drawn(name)
+        assert sum(counts[dataset] for dataset in TABLE_3_VISION) == 80_000 - language
+        assert sum(counts.values()) == 80_000
+        assert counts["squad"] + counts["cosmosqa"] == language / 2
     counts, again = drawn("llava")
     assert counts == {"squad": 1200, "cosmosqa": 1200, "strategyqa": 800, "commonsenseqa": 800, "arc": 800} | {
         "vqav2": 37_600,
@@ -474,9 +496,13 @@ def test_an_input_that_is_another_in_the_end_is_an_error_and_gives_no_output(now
     drawn = sample([str(source)], 5)
 
     def write_again() -> None:
-        if now is None:  # the same content in another file
-            source.rename(tmp_path / "old")
-        source.write_bytes(dump(rows(10) if now is None else now))
+        if now is not None:
+            source.write_bytes(dump(now))
+            return
+        other = tmp_path / "other"  # a file of the same size and time
+        other.write_bytes(source.read_bytes().replace(b"9", b"8"))
+        os.utime(other, ns=(0, source.stat().st_mtime_ns))
+        other.replace(source)
 
     stage = mix.mix_stage(drawn, unchanged)
     run(stage, StreamOptions([str(source)], str(output)), command="mix", wanted=drawn.wants)

@@ -381,11 +381,10 @@ def _own_id(row: Row) -> str:
 
 
 def _content(row: Row) -> int:
-    """A hash of the row."""
+    """A hash of what the row says, in whatever format and spacing."""
     if row.has_made_id:
         return int(_own_id(row), 16)
-    raw = encode_part(row.record) if row.raw is None else row.raw
-    return int.from_bytes(hashlib.sha256(raw).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(encode_part(row.record)).digest()[:8], "big")
 
 
 def _suffix(row: Row) -> str:
