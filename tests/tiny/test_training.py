@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 from mmkit.errors import UnavailableError
 from mmkit.models.loading import load_chat, load_model
+from mmkit.models.mixlora import conditioned
 from mmkit.models.parts import part_of
 from mmkit.testing import tiny_models
 from mmkit.training import Sample
@@ -45,10 +46,10 @@ def trained_gradients(samples: Sequence[Sample], base: str, folder: Path, **sett
 
 
 def shake_adapters(net: Any) -> None:
-    """Fresh adapters are zero in one half; here both halves are random, so that both learn."""
+    """Fresh adapters are zero in one half, and gates are; here all is random, so that all learns."""
     torch.manual_seed(1)
     for name, parameter in net.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or name.endswith(".gate"):
             torch.nn.init.normal_(parameter, std=0.02)
 
 
@@ -58,7 +59,8 @@ def reference_gradients(samples: Sequence[Sample], base: str, **settings: Any) -
     shake_adapters(net)
     net.train()
     batch = one_batch(samples, base)
-    logits = net(**batch["inputs"]).logits
+    with conditioned(net, batch["instructions"]):
+        logits = net(**batch["inputs"]).logits
     labels, weights = batch["labels"][:, 1:], batch["weights"][:, 1:].to(logits.dtype)
     nll = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten(), reduction="none").view_as(weights)
     valid = labels != -100
@@ -72,7 +74,7 @@ def worst(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[n] - b[n]).abs().max()) for n in a) / max(float(t.abs().max()) for t in a.values())
 
 
-@pytest.mark.parametrize("train", ["full", "lora"])
+@pytest.mark.parametrize("train", ["full", "lora", "mixlora"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
 def test_gradients_of_micro_batches_are_those_of_one_big_batch(
     samples: list[Sample], base: str, tmp_path: Path, train: str, dtype: str, tolerance: float
@@ -222,7 +224,7 @@ def test_the_run_walks_through_the_epochs(samples: list[Sample], base: str, tmp_
 
 
 def test_gradient_checkpointing_changes_no_gradient(samples: list[Sample], base: str, tmp_path: Path) -> None:
-    for train in ("full", "lora"):
+    for train in ("full", "lora", "mixlora"):
         plain, less = (
             trained_gradients(
                 samples, base, tmp_path, train=train, dtype="float64", gradient_checkpointing=checkpointing

@@ -64,7 +64,7 @@ def stopped_after(step: int) -> tuple[Callable[[StepReport], None], Callable[[],
     return (lambda report: done.__setitem__(0, report.step)), (lambda: "SIGTERM" if done[0] == step else None)
 
 
-@pytest.mark.parametrize("train", ["full", "lora"])
+@pytest.mark.parametrize("train", ["full", "lora", "mixlora"])
 def test_a_run_that_stops_five_times_is_the_run_that_does_not(
     samples: list[Sample], base: str, tmp_path: Path, train: str
 ) -> None:
@@ -168,11 +168,12 @@ def test_a_torn_checkpoint_is_an_error_that_names_the_file(
         finetune(samples, model=base, out=out, config=RUN)
 
 
+@pytest.mark.parametrize("train", ["full", "mixlora"])
 def test_kill_9_at_any_moment_costs_what_came_after_the_last_checkpoint_and_no_bit(
-    samples: list[Sample], base: str, tmp_path: Path
+    samples: list[Sample], base: str, tmp_path: Path, train: str
 ) -> None:
     """Real processes with a checkpoint after every step, killed while they train and write."""
-    config = dataclasses.replace(RUN, save_every=1, epochs=12)
+    config = dataclasses.replace(RUN, train=train, save_every=1, epochs=12)
     rows = with_tasks(samples)
     finetune(rows, model=base, out=tmp_path / "whole", config=dataclasses.replace(config, save_every=500))
     out, moments, kills = tmp_path / "killed", random.Random(0), 0

@@ -31,7 +31,7 @@ def weights_of(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.glob("*.safetensors")))
 
 
-@pytest.mark.parametrize("train", ["full", "lora"])
+@pytest.mark.parametrize("train", ["full", "lora", "mixlora"])
 def test_the_same_seed_gives_the_same_bytes(samples: list[Sample], base: str, tmp_path: Path, train: str) -> None:
     config = dataclasses.replace(CONFIG, train=train, batch_size=3, epochs=2, lora_dropout=0.1)
     for name, seed, given in (("a", 0, samples), ("b", 0, samples[::-1]), ("c", 1, samples)):
@@ -244,7 +244,7 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights_take_it(
     assert torch.equal(before, weight)
 
 
-@pytest.mark.parametrize("train", ["full", "lora"])
+@pytest.mark.parametrize("train", ["full", "lora", "mixlora"])
 def test_bfloat16_learns_in_float32_and_is_close(samples: list[Sample], base: str, tmp_path: Path, train: str) -> None:
     config = dataclasses.replace(CONFIG, train=train, dtype="bfloat16")
     net = prepare_model(base, config)

@@ -186,7 +186,13 @@ def load(net: PreTrainedModel, folder: Path) -> None:
 def _read(folder: Path) -> Mixture:
     try:
         settings = json.loads((folder / ADAPTER_CONFIG).read_bytes())
-        return Mixture(**{name: settings[name] for name in Mixture.__dataclass_fields__})
+        return Mixture(
+            target_modules=str(settings["target_modules"]),
+            experts=int(settings["experts"]),
+            r=int(settings["r"]),
+            lora_alpha=float(settings["lora_alpha"]),
+            lora_dropout=float(settings["lora_dropout"]),
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / ADAPTER_CONFIG} does not describe a mixture of LoRA: {error!r}") from None
 
