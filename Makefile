@@ -56,6 +56,7 @@ bench-gpu: .venv/run ## training speed and profiles of Qwen2-VL-2B and -7B with 
 smoke: .venv/run ## every recipe with a few steps, to see that it runs
 	$(MAKE) --no-print-directory -C examples/adamllm smoke BIN=$(CURDIR)/$(BIN)
 	$(MAKE) --no-print-directory -C examples/mlan smoke BIN=$(CURDIR)/$(BIN)
+	$(MAKE) --no-print-directory -C examples/mint smoke BIN=$(CURDIR)/$(BIN)
 
 science: .venv/dev ## planted truth over several seeds, and what came out; an hour of CPU time (adamllm a quarter, mlan the rest)
 	$(BIN)/pytest -m science -rP
