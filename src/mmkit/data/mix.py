@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_NO_CELL = 0xFFFFFFFF
-
+_NONE = -1
 CANDIDATE, HELD_OUT_IMAGE, HELD_OUT_QUESTION, DUPLICATE, NO_STRATUM, UNREADABLE = range(6)
 _WHY_DROPPED = (
     "not drawn",
@@ -54,7 +53,7 @@ class Frame:
         self.label, self.held_out, self.in_tokens = label, held_out, in_tokens
         self._seed = seed
         self._cells: dict[Cell, int] = {}
-        self._cell_of_row = array("I")
+        self._cell_of_row = array("i")
         self._keys, self._sizes = array("Q"), array("Q")
         self._ids = array("q")  # as Python hashes them, which is only good within this process, and enough here
         self._fates = bytearray()
@@ -104,19 +103,14 @@ class Frame:
         import numpy as np
 
         pools = quotas(strata, budget)
-        pool_of_cell = np.full(len(self._cells), -1, np.int32)
-        for number, pool in enumerate(pools):
-            pool_of_cell[[self._cells[cell] for cell in pool.cells]] = number
-        cell_of_row = np.asarray(self._cell_of_row)
+        pool_of_row = self._pool_of_row(pools)
         fates = np.array(self._fates, np.uint8)
-        candidates = np.flatnonzero(fates == CANDIDATE)
-        fates[candidates[pool_of_cell[cell_of_row[candidates]] < 0]] = NO_STRATUM
+        fates[(fates == CANDIDATE) & (pool_of_row == _NONE)] = NO_STRATUM
         self._mark_duplicates(fates)
         distinct = np.flatnonzero(fates == CANDIDATE)
         names = _Names(np.asarray(self._ids), np.asarray(self._keys), distinct)
-        pool_of_row = pool_of_cell[cell_of_row[distinct]]
-        order = distinct[np.lexsort((self._first_keys(distinct, names), pool_of_row))]
-        ends = np.cumsum(np.bincount(pool_of_row, minlength=len(pools)))
+        order = distinct[np.lexsort((self._first_keys(distinct, names), pool_of_row[distinct]))]
+        ends = np.cumsum(np.bincount(pool_of_row[distinct], minlength=len(pools)))
         counts = np.zeros(len(fates), np.int64)
         sizes = np.asarray(self._sizes).view(np.int64) if self.in_tokens else np.broadcast_to(1, len(fates))
         drawn = []
@@ -141,7 +135,7 @@ class Frame:
 
     def _pass_over(self, fate: int) -> None:
         self._fates.append(fate)
-        self._cell_of_row.append(_NO_CELL)
+        self._cell_of_row.append(_NONE)
         self._keys.append(0)
         self._ids.append(0)
         if self.in_tokens:
@@ -155,6 +149,16 @@ class Frame:
         are_twins = np.zeros(len(self._fates), np.uint8)
         are_twins[candidates[_occurring_twice(np.asarray(self._keys)[candidates])]] = 1
         return are_twins.tobytes()
+
+    def _pool_of_row(self, pools: Iterable[Pool]) -> NDArray[np.int32]:
+        """Of each row the number of its pool, or _NONE."""
+        import numpy as np
+
+        pool_of_cell = np.full(len(self._cells) + 1, _NONE, np.int32)  # the last one is for rows without a cell
+        for number, pool in enumerate(pools):
+            pool_of_cell[[self._cells[cell] for cell in pool.cells]] = number
+        found: NDArray[np.int32] = pool_of_cell[np.asarray(self._cell_of_row)]
+        return found
 
     def _mark_duplicates(self, fates: NDArray[np.uint8]) -> None:
         """Of candidates that are equal the one that is read first stays."""
