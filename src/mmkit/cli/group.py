@@ -31,12 +31,24 @@ def _thresholds(text: object) -> tuple[float, float]:
 
 
 @dataclass(eq=False, repr=False)  # what nobody calls costs time at start-up
+class Method(OptionGroup):
+    """How tasks are grouped."""
+
+    by: Annotated[By, typer.Option("--by", help="What makes tasks belong together.")] = "interaction"
+    num_groups: Annotated[
+        int | None, typer.Option("--num-groups", metavar="N", help="By distance or similarity. [default: 3]")
+    ] = None
+
+
+@dataclass(eq=False, repr=False)
 class Scores(OptionGroup):
     """How tasks are grouped by their scores."""
 
     thresholds: Annotated[
         Any,
-        typer.Option("--thresholds", metavar="LOW,HIGH", parser=_thresholds, help="Of synergy and of redundancy."),
+        typer.Option(
+            "--thresholds", metavar="LOW,HIGH", parser=_thresholds, help="Synergy is below LOW, redundancy above HIGH."
+        ),
     ] = ".5,1.5"
     corrected: Annotated[bool, typer.Option("--corrected", help="Group by the chance-corrected score.")] = False
     max_distance: Annotated[
@@ -59,18 +71,15 @@ class Similarity(OptionGroup):
         bool, typer.Option("--tune-encoder", help="First teach the encoder which instructions are of one task.")
     ] = False
     tune_epochs: Annotated[int, typer.Option("--tune-epochs", metavar="N", min=1, help="Passes over its pairs.")] = 1
-    tune_lr: Annotated[float, typer.Option("--tune-lr", metavar="LR", help="Its learning rate.")] = 2e-5
+    tune_lr: Annotated[float, typer.Option("--tune-lr", metavar="LR", min=0.0, help="Its learning rate.")] = 2e-5
     seed: Seed = 0
 
 
 def command(
     streams: Streams,
+    method: Method,
     scores: Scores,
     similarity: Similarity,
-    by: Annotated[By, typer.Option("--by", help="What makes tasks belong together.")] = "interaction",
-    num_groups: Annotated[
-        int | None, typer.Option("--num-groups", metavar="N", help="By distance or similarity. [default: 3]")
-    ] = None,
     groups: Annotated[
         str | None, typer.Option("--groups", metavar="FILE", help="Group rows, for --by file and --split-to.")
     ] = None,
@@ -88,6 +97,7 @@ def command(
 
     Example: mmkit group train/*.jsonl --groups groups.jsonl --split-to by-group
     """
+    by, num_groups = method.by, method.num_groups
     _refuse_idle(streams, "--split-to" if split_to is not None else f"--by {by}", scores, similarity)
     if split_to is not None:
         _split(streams, _required(groups, "--split-to"), split_to)
