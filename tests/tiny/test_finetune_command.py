@@ -132,6 +132,23 @@ def test_two_processes_write_what_one_writes_and_predict_reads_it(folder: Path) 
     assert done.stdout.count(b'"prediction"') == 2
 
 
+def test_a_mixture_of_lora_is_trained_and_answers(folder: Path) -> None:
+    sizes = ("--train", "mixlora", "--experts", "2", "--lora-r", "2", "--max-steps", "2")
+    code, err = finetune(folder, *sizes, "-o", "mixture")
+    assert code == 0, err
+    run = json.loads((folder / "mixture" / "run.json").read_text())
+    assert run["arguments"]["experts"] == 2 and "adapter_config.json" in run["files"]
+    done = subprocess.run(
+        [*MMKIT, "predict", "train.jsonl", "--model", "base", "--adapter", "mixture", "--limit", "2"],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.count(b'"prediction"') == 2
+
+
 def test_rows_that_cannot_be_trained_on_are_counted_and_written_down(folder: Path) -> None:
     bad = [
         json.dumps({**row(1), "id": "no image", "images": [{"path": "gone.png"}], "caption": "kept", "weight": 2}),
@@ -187,6 +204,12 @@ def test_a_preset_sets_what_is_not_given_and_is_told(folder: Path) -> None:
         (("--balance", "tla", "--balance-window", "3"), "has no window"),
         (("--task-sampling", "weights"), "needs the weights of the tasks"),
         (("--train", "lora", "--lora-targets", "q_prj"), "'q_prj'"),
+        (("--train", "mixlora", "--lora-targets", "q_prj"), "'q_prj'"),
+        (("--train", "lora", "--experts", "4"), "--experts needs --train mixlora"),
+        (("--lora-r", "4"), "--lora-r needs --train lora or mixlora"),
+        (("--preset", "mint-mixlora", "--pack"), "--train mixlora takes no --pack: it joins rows"),
+        (("--preset", "mint-mixlora", "--merge"), "--train mixlora takes no --merge"),
+        (("--train", "mixlora", "--lr-projector", "1e-5"), "--lr-projector needs a projector that is trained"),
         (("--val-size", "1"), "rejected or held out"),
     ],
 )

@@ -62,7 +62,7 @@ class Interrupted(Exception):  # noqa: N818
     """What a test stops a run with."""
 
 
-@pytest.mark.parametrize("train", ["full", "lora"])
+@pytest.mark.parametrize("train", ["full", "lora", "mixlora"])
 def test_a_sharded_run_leaves_the_model_of_one_that_is_not(
     train: str,
     samples: list[Sample],  # noqa: F811
@@ -93,7 +93,7 @@ def test_a_sharded_run_leaves_the_model_of_one_that_is_not(
     one = finetune(samples, model=base, out=tmp_path / "a", config=alone)
     assert heard[0] > 1  # it went on
     assert two.losses == pytest.approx(one.losses, rel=FLOAT64)
-    file = "adapter_model.safetensors" if train == "lora" else "model.safetensors"
+    file = "adapter_model.safetensors" if "lora" in train else "model.safetensors"
     left, right = load_file(tmp_path / "a" / file), load_file(tmp_path / "b" / file)
     assert left.keys() == right.keys()
     for name, weight in left.items():

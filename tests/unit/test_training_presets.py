@@ -13,6 +13,7 @@ from mmkit.training.presets import PRESETS, preset_named
 
 NAMES = [
     "mint",
+    "mint-mixlora",
     "visatb",
     "mlan",
     "mlan-pretrain",
@@ -66,6 +67,15 @@ def test_mint_table_3() -> None:
         "val_size": 0.1,
     }
     assert preset_named("mint").global_batch is None
+
+
+def test_mint_section_4_1_3() -> None:
+    """The baseline keeps the settings of MixLoRA's pool, and MINT's own for the rest."""
+    settings = {**preset_named("mint-mixlora").settings}
+    assert (settings.pop("train"), settings.pop("experts"), settings.pop("lora_r")) == ("mixlora", 16, 4)
+    mint, config = TuneConfig(**preset_named("mint").settings), TuneConfig(**preset_named("mint-mixlora").settings)
+    assert settings.pop("lora_alpha") == 8 and config.lora_alpha / config.lora_r == mint.lora_alpha / mint.lora_r
+    assert {"train": "lora", **settings} == preset_named("mint").settings
 
 
 def test_llava_1_5_and_visatb_which_follows_it() -> None:
@@ -147,7 +157,7 @@ def test_the_first_of_two_stages_moves_the_projector_at_2e_3() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"no preset 'llava'; presets: mint, visatb, .*two-stage-1"):
+    with pytest.raises(UsageError, match=r"no preset 'llava'; presets: mint, mint-mixlora, visatb, .*two-stage-1"):
         preset_named("llava")
 
 

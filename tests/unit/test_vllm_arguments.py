@@ -82,6 +82,20 @@ def test_what_is_no_adapter_is_said(tmp_path: Path) -> None:
         arguments.lora(str(tmp_path))
 
 
+def test_an_adapter_that_is_no_plain_lora_is_refused_beside_the_model_and_in_its_place(tmp_path: Path) -> None:
+    """A mixture's gates, or a DoRA's magnitudes under another name, would be overlooked."""
+    (tmp_path / "adapter_config.json").write_text('{"r": 4, "peft_type": "MMKIT_MIXLORA"}')
+    for refuse in (arguments.lora, arguments.require_whole):
+        with pytest.raises(DataError, match=r"is no LoRA adapter \(peft_type 'MMKIT_MIXLORA'\).* use transformers"):
+            refuse(str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text('{"r": 4, "peft_type": "LORA"}')
+    with pytest.raises(DataError, match=r"is an adapter; for vLLM, name its base as --model"):
+        arguments.require_whole(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    arguments.require_whole(str(tmp_path))  # a whole model that an adapter lies beside
+    arguments.require_whole("org/name")
+
+
 def test_only_releases_that_were_looked_at_are_run() -> None:
     for known in ("0.32.0", "0.33.0", "0.33.1+cu130"):
         require_version(known)

@@ -65,6 +65,16 @@ _ADAMLLM_LLAVA = {
     "gradient_checkpointing": True,
 }
 
+_MINT = {
+    "train": "lora",
+    "lr": 1e-4,
+    "epochs": 3,
+    "batch_size": 2,
+    "schedule": "cosine",
+    "warmup_ratio": 0.1,
+    "val_size": 0.1,
+}
+
 _ADAMLLM_CUT = "Batch 128 on 8 A100-80GB. Ours: 4 rows a device at a time, and gradient checkpointing to hold them."
 
 
@@ -73,18 +83,17 @@ def _presets() -> list[Preset]:
         Preset(
             "mint",
             "MINT, Table 3",
-            {
-                "train": "lora",
-                "lr": 1e-4,
-                "epochs": 3,
-                "batch_size": 2,
-                "schedule": "cosine",
-                "warmup_ratio": 0.1,
-                "val_size": 0.1,
-            },
+            _MINT,
             None,
             "One A100. The table gives the batch of a device, no accumulation, and neither rank nor alpha of LoRA: "
             "these are mmkit's defaults.",
+        ),
+        Preset(
+            "mint-mixlora",
+            "MINT, Table 3 and section 4.1.3",
+            {**_MINT, "train": "mixlora", "experts": 16, "lora_r": 4, "lora_alpha": 8.0},
+            None,
+            "Pool size 16, rank 4, otherwise as MINT itself. Ours: alpha, for the scale that preset mint has.",
         ),
         Preset(
             "visatb",

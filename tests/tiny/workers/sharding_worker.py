@@ -14,7 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from mmkit.images import LoadedImage
+from mmkit.models.encoding import Encoded
 from mmkit.models.loading import load_chat
+from mmkit.models.mixlora import conditioned
 from mmkit.training import TuneConfig, sharding
 from mmkit.training.prepare import prepare_model
 from mmkit.training.ranks import Ranks, clip_, connected, grad_norm
@@ -36,6 +38,7 @@ class Case:
 CASES = {
     "full": Case(),
     "lora": Case(config={"train": "lora", "lora_r": 4}),
+    "mixlora": Case(config={"train": "mixlora", "lora_r": 2, "experts": 3}),
     "gradient_checkpointing": Case(config={"gradient_checkpointing": True}),
     "float32": Case(config={"dtype": "float32"}),
     "bfloat16": Case(config={"dtype": "bfloat16"}),
@@ -66,7 +69,7 @@ class Run:
     def step(self, number: int) -> None:
         for micro_step, sees in enumerate(self.case.micro_steps, 1):
             for rank in range(2) if self.here.world == 1 else (self.here.rank,):
-                self.share(number, micro_step, rank, sees[rank]).backward()
+                self.backward(number, micro_step, rank, sees[rank])
         self.here.sum_gradients(self.named.values())
         norm = grad_norm(self.named.values(), self.here)
         clip_(self.named.values(), norm, 0.5)
@@ -74,27 +77,31 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def share(self, step: int, micro_step: int, rank: int, sees: bool) -> Tensor:
-        """What a micro-batch of one row adds to the global loss; every token weighs λ."""
+    def backward(self, step: int, micro_step: int, rank: int, sees: bool) -> None:
+        """Add what a micro-batch of one row gives the gradient of the global loss; every token weighs λ."""
         lambda_ = (0.1, 1.0, 5.0)[(step + micro_step + rank) % 3]
-        inputs, in_loss = self.inputs("red" if rank else "a blue square", number=step + micro_step, sees=sees)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
-            logits = self.net(**inputs, use_cache=False).logits
-        nll = F.cross_entropy(logits[:, :-1][in_loss], inputs["input_ids"][:, 1:][in_loss], reduction="sum")
-        return lambda_ * nll / TOKENS
+        row = self.row("red" if rank else "a blue square", number=step + micro_step, sees=sees)
+        inputs, in_loss = self.inputs(row)
+        with conditioned(self.net, [row.instruction]):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
+                logits = self.net(**inputs, use_cache=False).logits
+            nll = F.cross_entropy(logits[:, :-1][in_loss], inputs["input_ids"][:, 1:][in_loss], reduction="sum")
+            (lambda_ * nll / TOKENS).backward()
 
-    def inputs(self, answer: str, number: int, sees: bool) -> tuple[dict[str, Tensor], Tensor]:
+    def row(self, answer: str, number: int, sees: bool) -> Encoded:
         asked = [{"type": "image"}] if sees else []
         messages = [
             {"role": "user", "content": [*asked, {"type": "text", "text": f"What is in the image? {number}"}]},
             {"role": "assistant", "content": [{"type": "text", "text": answer}]},
         ]
         pictures = [picture((40 * number % 255, 90, 10))] if sees else []
-        encoded = self.chat.encode(messages, pictures)
-        tensors = self.chat.collate([encoded], padding_side="right")
+        return self.chat.encode(messages, pictures)
+
+    def inputs(self, row: Encoded) -> tuple[dict[str, Tensor], Tensor]:
+        tensors = self.chat.collate([row], padding_side="right")
         dtype = torch.float64 if self.config.dtype == "float64" else torch.float32
         inputs = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
-        return inputs, torch.tensor([encoded.in_loss])[:, 1:]
+        return inputs, torch.tensor([row.in_loss])[:, 1:]
 
     def weights(self) -> dict[str, Tensor]:
         return {name: t.clone() for name, t in sharding.full_tensors(self.named).items()}
