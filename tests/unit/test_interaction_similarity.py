@@ -63,7 +63,6 @@ def delta(text: str, both: str, similarity: Similarity = "auto", **record: Any) 
         ("banana", "apple", CHOICE, 0),
         ("banana", "B", CHOICE, 0),
         ("AA", "aa", {"choices": ["AA", "aa", "b"]}, 0),
-        ("Aa", "aa", {"choices": ["AA", "aa", "b"]}, 0),  # could be either of the first two
         ("the lung or the liver", "lung", CHOICE, 0),
         ("Yes, it is.", "yes", YES_NO, 1),
         ("A", "yes", YES_NO, 1),
@@ -296,3 +295,11 @@ def test_in_a_stratum_options_are_the_same_by_text_and_lone_ones_by_place() -> N
         instances = [Instance(record, {"text": "A", "image": "A", "both": "A"}) for record in records]
         (stratum,) = strata(records, "auto")
         assert agreements(instances, stratum, "text").tolist() == [[1, across], [across, 1]]
+
+
+def test_what_names_no_option_is_never_the_option_that_it_looks_like() -> None:
+    """ "Aa" could be either of two options, and is therefore none; as a text it is "aa"."""
+    options = {"choices": ["AA", "aa"]}
+    instances = [Instance({"id": str(i), **options}, {"text": "Aa", "image": "Aa", "both": "aa"}) for i in range(2)]
+    (stratum,) = strata([one.record for one in instances], "auto")
+    assert agreements(instances, stratum, "text").tolist() == [[0, 0], [0, 0]]
