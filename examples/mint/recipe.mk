@@ -22,6 +22,7 @@ SCORED := $(TASKS:%=scored/%.jsonl)
 TRAIN := $(TASKS:%=train/%.jsonl)
 TEST := $(TASKS:%=test/%.jsonl)
 LESSONS := base.jsonl one-modality.jsonl any-view.jsonl
+DATA := $(LESSONS) $(SCORED) $(TRAIN) $(TEST)
 MODEL ?= base
 SCORER ?= scorer
 TUNING := $(EMPTY) --epochs $(EPOCHS) --batch-size 16 --lr 3e-3
@@ -47,7 +48,7 @@ report: $(SCORES) interaction.jsonl groups-raw.jsonl
 
 # ---- the miniature's own data, a base model that has never met the tasks, and one that has learned them
 
-$(LESSONS) $(SCORED) $(TRAIN) $(TEST) &: $(HERE)make_data.py mmkit.toml
+$(DATA) &: $(HERE)make_data.py mmkit.toml
 	python $(HERE)make_data.py . --seed $(SEED) --share $(SHARE)
 
 init/config.json: $(LESSONS)

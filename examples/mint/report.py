@@ -58,7 +58,9 @@ class Results:
 
     def interaction(self) -> list[str]:
         """Table 1: each task's score, as in the paper and without the agreement due to chance, and its groups."""
-        raw, similar = (_groups(self.here / f"groups-{name}.jsonl") for name in ("raw", "similar"))
+        raw, similar = _groups(self.here / "groups-raw.jsonl"), {}
+        if (self.here / "groups-similar.jsonl").exists():  # not where the recipe runs without clusters
+            similar = _groups(self.here / "groups-similar.jsonl")
         planted = {row["task"]: row["truth"]["kind"] for row in _rows(self.here / "test.jsonl") if "truth" in row}
         lines = [
             "Interaction of the training sets (Table 1): eq. 1 with its two parts, and without what is due to chance",
