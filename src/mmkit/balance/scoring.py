@@ -74,8 +74,8 @@ def score_task(
 ) -> Scored:
     """Score a task.
 
-    `instances` are in the order of `Draws.tasks`, by which the bootstrap goes; `drawn` has the numbers of the draws, from
-    0, that each is in (`Drawn.draws`). Nothing else but `seed` enters into it.
+    `instances` are in the order of `Draws.tasks`, by which the bootstrap goes; `drawn` has the numbers of the draws,
+    from 0, that each is in (`Drawn.draws`). Nothing else but `seed` enters into it.
 
     Source: MINT, eq. 1. Deviation: none in `score`; what stands beside it is ours. `chance_*` and `corrected_*` are
     those of `chance`, with every instance as often as it was drawn. Raises DataError, naming the record, for one that
