@@ -20,6 +20,7 @@ from PIL import Image
 from stream_kit import put, run_stage
 
 from mmkit.balance.measure import Measurement, Method
+from mmkit.balance.views import Statements
 from mmkit.engines import Choice, Reply, Request, Usage
 from mmkit.errors import DataError, UnavailableError, UsageError
 from mmkit.images import LoadedImage
@@ -329,6 +330,21 @@ def test_a_judge_is_asked_where_two_answers_differ_and_its_probability_of_yes_is
     assert 'Answer 1: "so\\"}"\nAnswer 2: "a cat"' in judge.asked[0][2], "a text may not end its own quotes"
     again, rescored = measured(out, method)
     assert (again, rescored.rows) == (out, stage.rows), "what a judge said is read back"
+
+
+def test_a_judge_needs_a_question(tmp_path: Path) -> None:
+    rows = [{"id": "1", "predictions": {"text": "a", "image": "b", "both": "c"}}]
+    with pytest.raises(DataError, match=r"in\.jsonl:1: question: a task needs one"):
+        measured(rows, Method(similarity="judge"), {"judge": Oracle("judge")}, {"judge": "judge"})
+
+
+def test_a_statement_of_a_task_that_is_not_there_is_told(root: str) -> None:
+    method = Method(statements=Statements({"t": "What is it?", "typo": "What?"}), image_root=root)
+    oracle = Oracle()
+    _, stage = measured(records(2), method, oracle)
+    assert "no record of typo, named in --statements" in stage.notes()
+    assert "What is it?" in {text for name, _, text in oracle.asked if name.endswith("/image")}
+    assert not any("in general" in note for note in stage.notes())
 
 
 answers = st.sampled_from(["yes", "no", "Yes.", "maybe"])

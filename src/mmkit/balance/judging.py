@@ -35,7 +35,7 @@ def judge_questions(subjects: Iterable[Subject]) -> Iterator[Question[Choice]]:
             if plain(one) == plain(other):
                 subject.judged[view] = 1.0
                 continue
-            text = _filled(question=_asked(subject.row.record), answer_1=one, answer_2=other)
+            text = _filled(question=asked_of(subject.row.record), answer_1=one, answer_2=other)
             yield Question(subject, f"judge-{view}", Shown([message("user", text)]), _taker(subject, view))
 
 
@@ -47,7 +47,8 @@ def _taker(subject: Subject, view: Unimodal) -> Callable[[Choice], None]:
     return take
 
 
-def _asked(record: Record) -> str:
+def asked_of(record: Record) -> str:
+    """The question whose answers a judge compares. Raises DataError where there is none."""
     question = record.get("question")
     return question if question else parts_text(prompts.conversation(record)[-1])
 

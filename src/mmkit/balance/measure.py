@@ -13,7 +13,7 @@ from mmkit.balance import given
 from mmkit.balance.asking import Asker, Question, Subject
 from mmkit.balance.draws import Drawn, Draws, task_of
 from mmkit.balance.interaction import UNIMODAL, VIEWS, Instance, InteractionRow, Similarity, View
-from mmkit.balance.judging import VERDICTS, judge_questions
+from mmkit.balance.judging import VERDICTS, asked_of, judge_questions
 from mmkit.balance.scoring import require_scorable, score_task
 from mmkit.balance.similarity import answer_of, choices_of, similarity_of
 from mmkit.balance.views import Absent, Statements, shown
@@ -114,6 +114,8 @@ class Measurement:
         if self._asked_in_general:
             tasks = ", ".join(sorted(self._asked_in_general))
             notes.append(f"the images of {tasks} were asked about in general (say what the task is: --statements)")
+        if unknown := sorted(self._method.statements.given.keys() - self._sampled.keys()):
+            notes.append(f"no record of {', '.join(unknown)}, named in --statements")
         return notes
 
     def _require_usable(self, row: Row) -> None:
@@ -128,8 +130,10 @@ class Measurement:
                 if view not in self._models:
                     raise self._nobody_for(row, view)
                 shown(record, view, method.statements, method.absent)
-        if method.similarity == "judge" and "judge" not in self._models and len(given.judged(record)) < len(UNIMODAL):
-            raise UsageError(f"{row.where}: nobody to judge: give --judge-model, or --model")
+        if method.similarity == "judge" and len(given.judged(record)) < len(UNIMODAL):
+            if "judge" not in self._models:
+                raise UsageError(f"{row.where}: nobody to judge: give --judge-model, or --model")
+            asked_of(record)
 
     def _nobody_for(self, row: Row, view: View) -> MmkitError:
         """What is wrong where a view has no prediction and no model: the row, if it has others, or else the call."""
