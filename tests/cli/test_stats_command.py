@@ -45,7 +45,7 @@ def test_each_file_is_a_set_and_named_files_are_one(mmkit: Mmkit, write: Write) 
     assert done.err.startswith("mmkit stats: 5 rows in, 5 kept")
     sets = whole(done.rows())
     assert {name: row["rows"] for name, row in sets.items()} == {"language": 3, "vision": 2, "all": 5}
-    assert sets["all"]["images"] == 2 and sets["vision"]["duplicate_rows"] == 1
+    assert sets["all"]["num_images"] == 2 and sets["vision"]["duplicate_rows"] == 1
     assert sets["all"]["duplicate_ids"] == 2 and sets["language"]["duplicate_ids"] == 0
     tasks = {(row["set"], row["task"]): row["rows"] for row in done.rows() if row["task"] is not None}
     assert tasks["all", "squad"] == 3 and tasks["all", "vqa"] == 2
@@ -111,7 +111,76 @@ def test_the_figure_is_a_file_of_its_own(mmkit: Mmkit, write: Write, tmp_path: P
     drawn = ElementTree.parse(tmp_path / "sets.svg")
     texts = [one.text for one in drawn.iter("{http://www.w3.org/2000/svg}text")]
     assert texts == ["Rows", "language", "3", "vision", "2"]
-    assert mmkit("stats", "language.jsonl", "--figure", "no/such/f.svg").code == 2
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"),
+    [
+        ("in.jsonl", "is an input or another output"),
+        ("./out.jsonl", "is an input or another output"),
+        ("no.jsonl", "is an input or another output"),
+        ("no/such/f.svg", "name a file in a directory that is there"),
+        (".", "name a file in a directory that is there"),
+        ("-", "name a file in a directory that is there"),
+    ],
+)
+def test_a_figure_takes_no_other_files_place_and_says_so_before_anything_is_counted(
+    mmkit: Mmkit, write: Write, tmp_path: Path, figure: str, said: str
+) -> None:
+    write("in.jsonl", LANGUAGE)
+    before = (tmp_path / "in.jsonl").read_bytes()
+    done = mmkit("stats", "in.jsonl", "--figure", figure, "-o", "out.jsonl", "--rejects", "no.jsonl")
+    assert done.code == 2 and said in done.err
+    assert (tmp_path / "in.jsonl").read_bytes() == before and not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_file_without_rows_is_a_set_of_none(mmkit: Mmkit, write: Write) -> None:
+    write("empty.jsonl", b""), write("language.jsonl", LANGUAGE)
+    done = mmkit("stats", "empty.jsonl", "language.jsonl")
+    assert {name: row["rows"] for name, row in whole(done.rows()).items()} == {"empty": 0, "language": 3}
+    alone = mmkit("stats", "empty.jsonl")
+    assert alone.code == 0 and [row["rows"] for row in alone.rows()] == [0]
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.arrow", "out.jsonl.gz"])
+def test_the_answer_may_be_a_table_on_disk(mmkit: Mmkit, write: Write, tmp_path: Path, name: str) -> None:
+    from mmkit.streams import read_rows
+
+    write("vision.jsonl", VISION)
+    done = mmkit("stats", "vision.jsonl", "-o", name)
+    assert done.code == 0, done.err
+    rows = [row.record for row in read_rows([str(tmp_path / name)], kind="json")]
+    assert rows[0]["num_images"] == 2 and rows[0]["images_per_row"]["max"] == 1
+
+
+def test_a_set_of_the_call_may_be_its_baseline_with_the_rows_that_the_call_takes(
+    mmkit: Mmkit, write: Write, model: Path
+) -> None:
+    long = chat("2", "who are you ? " * 50, "it")
+    write("base.jsonl", [chat("1", "who ?", "it"), long, LANGUAGE[0]]), write("twice.jsonl", [chat("1", "who ?", "it")])
+    options = ["--model", model, "--max-length", "60", "--rejects", "no.jsonl", "--baseline", "base.jsonl"]
+    done = mmkit("stats", "base.jsonl", "twice.jsonl", *options)
+    assert done.code == 0, done.err  # two of the baseline's rows are refused, once
+    sets = whole(done.rows())
+    assert sets["base"]["relative_percent"] == sets["twice"]["relative_percent"] == 0
+
+
+def test_a_baseline_that_cannot_be_one_says_where_and_why(mmkit: Mmkit, write: Write, model: Path) -> None:
+    chats = write("in.jsonl", [chat("1", "who ?", "it")])
+    write("tasks.jsonl", [chat("1", "who ?", "it"), LANGUAGE[0]]), write("empty.jsonl", b"")
+    count = ["stats", chats, "--model", model, "--baseline"]
+    assert "tasks.jsonl:2: no messages" in mmkit(*count, "tasks.jsonl").err
+    assert "no tokens to compare with" in mmkit(*count, "empty.jsonl").err
+    stdin = mmkit(*count, "-", stdin=b"")
+    assert stdin.code == 2 and "name its file" in stdin.err
+
+
+def test_a_baseline_that_another_model_counted_is_said(mmkit: Mmkit, write: Write, model: Path) -> None:
+    write("in.jsonl", [chat("1", "who ?", "it")])
+    counted = {"set": "a", "task": None, "domain": None, "modality": None, "rows": 1, "tokens": 5, "model": "other"}
+    write("rows.jsonl", [counted])
+    done = mmkit("stats", "in.jsonl", "--model", model, "--baseline", "rows.jsonl")
+    assert done.code == 0 and f"counted by other, not by {model}" in done.err
 
 
 LINEAGE = [
@@ -136,6 +205,8 @@ def test_the_ledger_pays_a_step_once(mmkit: Mmkit, write: Write) -> None:
     assert (total["op"], total["rows"], total["cost"]) == (None, None, 18)
     unpriced = mmkit("stats", "tasks.jsonl", "--ledger", "--price-per-step", "judge=1")
     assert unpriced.rows()[-1]["cost"] is None
+    assert unpriced.err.rstrip().endswith("; no work by judge, which has a price")
+    assert "; 3 rows without lineage" in mmkit("stats", write("made.jsonl", LANGUAGE), "--ledger").err
 
 
 def test_prices_may_stand_in_mmkit_toml(mmkit: Mmkit, write: Write) -> None:
@@ -214,6 +285,7 @@ def test_diversity_compares_questions_within_and_between_sets(write: Write, shel
     ]
     assert tests[0]["sets"] + tests[0]["against"] == ["language", "language", "language", "vision"]
     assert tests[0]["difference"] == pytest.approx(0.4) and tests[0]["p"] == 0
+    assert "that share none (language 3, vision 2): p-values are too small" in done.err
     tasks = shell("PYTHONPATH=stub mmkit stats all.jsonl --diversity --sets task --pairs 50").rows()
     assert tasks[0]["sets"] == ["squad", "squad"]
 

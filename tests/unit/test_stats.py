@@ -64,10 +64,21 @@ def test_rows_are_counted_by_modality_task_and_domain() -> None:
         (None, None, "maps", 1),
     ]
     whole = rows[0]
-    assert whole["images"] == 3 and whole["images_per_row"]["max"] == 2
+    assert whole["num_images"] == 3 and whole["images_per_row"]["max"] == 2
     assert whole["words_per_row"] == {"mean": 8 / 3, "min": 1, "p50": 3, "p90": 4, "p99": 4, "max": 4}
-    assert row(rows, task="qa")["images"] == 2 and row(rows, modality="language")["images"] == 0
+    assert row(rows, task="qa")["num_images"] == 2 and row(rows, modality="language")["num_images"] == 0
     assert whole["answer_types"] == {"short": 1} and whole["tokens"] is None
+
+
+def test_a_set_without_rows_is_described_in_its_place() -> None:
+    statistics = Statistics(["none", "a"])
+    statistics.add("a", Facts.of({"id": "1"}))
+    rows = [one.to_wire() for one in describe(statistics, model="m") if one.part.axis is None]
+    assert [(one["set"], one["rows"], one["tokens"], one["words_per_row"] is None) for one in rows] == [
+        ("none", 0, 0, True),
+        ("a", 1, 0, False),
+    ]
+    assert len(table(describe(statistics))) == 4  # with the header and the language of "a"
 
 
 def test_tasks_and_domains_are_left_out_where_no_row_names_one() -> None:
@@ -149,7 +160,7 @@ def test_neither_order_nor_shards_change_a_count(records: list[dict[str, Any]], 
     assert described(shuffled) == described(records)
     cut = draw.randint(0, len(records))
     halves = [described(part) for part in (records[:cut], records[cut:]) if part]
-    for field in ("rows", "images"):
+    for field in ("rows", "num_images"):
         together = sum(half[0][field] for half in halves)
         assert together == (described(records)[0][field] if records else 0)
     tasks = Counter(record["task"] or "" for record in records)
@@ -178,9 +189,11 @@ def test_tokens_are_summed_and_compared_with_the_baseline() -> None:
     ]
     assert [one["relative_percent"] for one in rows] == [0.0, None, 1900.0, None]
     assert tokens_in(rows[:2]) == 30
-    for refused in (rows, rows[1:2], [{**rows[0], "tokens": None}]):
+    for refused in (rows, rows[1:2]):
         with pytest.raises(DataError, match="statistics of one set"):
             tokens_in(refused)
+    with pytest.raises(DataError, match="tokens were not counted"):
+        tokens_in([{**rows[0], "tokens": None}])
 
 
 def test_the_table_says_what_the_rows_say() -> None:

@@ -97,6 +97,22 @@ def test_a_question_is_the_field_or_the_first_user_turn() -> None:
     assert question_of({"id": "1", "caption": "c"}) is None
 
 
+def test_sets_whose_pairs_share_questions_are_named() -> None:
+    questions = Questions(2, seed=0)
+    for number in range(5):
+        questions.add("language", str(number), "Q")
+    questions.add("vision", "1", "Q")
+    assert questions.few() == ["vision 1"]
+
+
+def test_no_question_at_all_is_refused_before_the_encoder_is_loaded() -> None:
+    def never(texts: Sequence[str]) -> Any:
+        raise AssertionError("embedded")
+
+    with pytest.raises(DataError, match="no record has a question"):
+        similarities({}, 4, 0, never)
+
+
 def test_a_set_of_one_question_is_refused() -> None:
     with pytest.raises(DataError, match="vision: diversity needs two questions"):
         similarities({"language": ["1", "2"], "vision": ["3"]}, 10, 0, embed)

@@ -115,6 +115,7 @@ def test_tokens_are_priced_by_the_million_and_the_sum_counts_all() -> None:
         ((["m=1,nan"], [], []), "--price"),
         (([], ["=1"], []), "--price-per-step =1"),
         (([], [], ["op=-1"]), "--price-per-row op=-1"),
+        ((["m=1,2", "m=1,3"], [], []), "m has another price already"),
     ],
 )
 def test_a_price_of_another_form_is_refused(prices: tuple[list[str], list[str], list[str]], option: str) -> None:
@@ -131,8 +132,22 @@ def test_a_price_of_another_form_is_refused(prices: tuple[list[str], list[str], 
         ({"op": "x", "usage": 5}, r"lineage\[1\].usage: expected an object"),
         ({"op": "x", "usage": {"prompt_tokens": -1}}, r"usage.prompt_tokens"),
         ({"op": "x", "usage": {"image_tokens": True}}, r"usage.image_tokens"),
+        ({"op": "x", "usage": {"prompt_tokens": 2**62}}, r"usage.prompt_tokens: .* from 0 to 1,000,000,000,000"),
     ],
 )
 def test_a_broken_lineage_says_where(broken: dict[str, Any], said: str) -> None:
     with pytest.raises(DataError, match=said):
         added([{"id": "a", "lineage": [entry("x", "p"), broken]}])
+
+
+def test_of_a_row_that_is_refused_no_step_counts() -> None:
+    ledger = Ledger()
+    with pytest.raises(DataError):
+        ledger.add({"id": "a", "lineage": [entry("x", "p"), {"op": 3}]})
+    assert ledger.accounts() == []
+
+
+def test_prices_that_met_no_work_are_named() -> None:
+    accounts = added([{"id": "a", "lineage": [entry("caption", "p", model="m")]}])
+    prices = Prices.parse(["m=1,1", "n=1,1"], ["caption=1", "captoin=1"], ["review=1"])
+    assert Bill(accounts, prices).unmet() == ["n", "captoin", "review"]

@@ -80,6 +80,19 @@ def test_the_same_record_in_two_files_is_one() -> None:
     assert tree.label() == "cap#0 (a:1, b:1)"
 
 
+def test_ways_that_meet_again_are_told_once() -> None:
+    records, lineage, parents = {}, [], []
+    for level in range(60):  # two records a level, each made from both below: 2⁶⁰ ways
+        lineage = [*lineage, step(f"merge{level}", *parents)]
+        parents = [f"{level}a", f"{level}b"]
+        records |= {name: {"id": name, "lineage": lineage} for name in parents}
+    (tree,) = trace(files(**records), "59a")
+    told = lines(tree)
+    assert len(told) == 6 * 58 + 6
+    assert told[-3:] == [". . . merge58", ". . . . 57a (57a:1), as above", ". . . . 57b (57b:1), as above"]
+    assert sum(row["again"] for row in tree.flat()) == 2 * 58
+
+
 def test_a_record_without_a_lineage_is_a_tree_of_itself() -> None:
     (tree,) = trace(files(captions=CAPTION), "cap")
     assert lines(tree) == ["cap (captions:1)"]

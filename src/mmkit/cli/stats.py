@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmkit.data.stats.trace import Node
 
 SetsBy = Literal["modality", "task", "file"]
+_MOST_PAIRS = 1_000_000
 
 
 def command(
@@ -38,7 +39,9 @@ def command(
         bool, typer.Option("--diversity", help="How alike questions are, within sets and between.")
     ] = False,
     sets: Annotated[SetsBy, typer.Option("--sets", help="What the sets of --diversity are.")] = "modality",
-    pairs: Annotated[int, typer.Option("--pairs", metavar="N", min=2, help="Question pairs of --diversity.")] = 10_000,
+    pairs: Annotated[
+        int, typer.Option("--pairs", metavar="N", min=2, max=_MOST_PAIRS, help="Question pairs of --diversity.")
+    ] = 10_000,
     seed: Seed = 0,
     ledger: Annotated[bool, typer.Option("--ledger", help="What the records cost, from their lineage.")] = False,
     price: Annotated[
@@ -163,11 +166,14 @@ def _describe(
     from mmkit.data.stats.figure import figure as drawn
 
     sets = _sets_of(streams)
-    baseline_tokens = None if baseline is None or count is None else _baseline_tokens(baseline, count)
-    statistics = Statistics()
+    if figure is not None:
+        _require_writable(figure, streams, sets)
+    compared = None if baseline is None or count is None else _baseline(baseline, sets, model, count)
+    statistics = Statistics(dict.fromkeys(name for names in sets.values() for name in names))
 
     def rows() -> list[Description]:
-        return describe(statistics, model=model, baseline_tokens=baseline_tokens)
+        tokens = statistics.tokens_of(compared) if isinstance(compared, str) else compared
+        return describe(statistics, model=model, baseline_tokens=tokens)
 
     on_terminal = tables.on_terminal(streams.output)
     wire: Callable[[], list[dict[str, Any]]] = list if on_terminal else lambda: [row.to_wire() for row in rows()]
@@ -179,20 +185,47 @@ def _describe(
         _write(figure, drawn(rows()))
 
 
-def _baseline_tokens(spec: str, count: Count) -> int:
-    """The tokens of the baseline: of rows that this command wrote, or of records."""
+def _baseline(spec: str, sets: Mapping[str, list[str]], model: str | None, count: Count) -> str | int:
+    """The set of this call that is the baseline; else the baseline's tokens, of rows that this command wrote, or of
+    records."""
+    from mmkit import console
     from mmkit.data.stats.describe import tokens_in
-    from mmkit.errors import DataError
+    from mmkit.errors import DataError, MmkitError
     from mmkit.streams import named_files, read_rows
 
     _, files = named_files.parse(spec)
-    first = next(iter(read_rows(files[:1], kind="json")), None)
+    if "-" in files:
+        raise UsageError("--baseline is read more than once: name its file")
+    for name in {name for names in sets.values() for name in names}:
+        if {file for file, of in sets.items() if name in of} == set(files):
+            return name
     try:
+        first = next(iter(read_rows(files[:1], kind="json")), None)
         if first is not None and {"set", "rows", "tokens"} <= first.record.keys():
+            if (other := first.record.get("model")) not in (None, model):
+                console.say(f"mmkit stats: --baseline {spec}: counted by {other}, not by {model}")
             return tokens_in(row.record for row in read_rows(files, kind="json"))
-        return sum(count(row.record).total for row in read_rows(files))
+        tokens = 0
+        for row in read_rows(files):
+            try:
+                tokens += count(row.record).total
+            except MmkitError as error:
+                raise type(error)(f"{row.where}: {error}") from None
     except DataError as error:
         raise DataError(f"--baseline {spec}: {error}") from None
+    return tokens
+
+
+def _require_writable(figure: str, streams: Streams, inputs: Iterable[str]) -> None:
+    """Refuse, before anything is counted, a name that --figure cannot have."""
+    from pathlib import Path
+
+    path = Path(figure)
+    if figure in ("", "-") or path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"--figure {figure}: cannot be written: name a file in a directory that is there")
+    others = [*inputs, streams.output, streams.rejects, streams.dropped]
+    if any(other and Path(other).resolve() == path.resolve() for other in others):
+        raise UsageError(f"--figure {figure} is an input or another output, too, and would be overwritten")
 
 
 def _write(path: str, text: str) -> None:
@@ -222,9 +255,16 @@ def _ledger(streams: Streams, per_million: Any, per_step: Any, per_row: Any) -> 
     def bill() -> Bill:
         return Bill(ledger.accounts(), prices)
 
+    def notes() -> list[str]:
+        return [
+            *([f"{ledger.without_lineage:,} rows without lineage"] if ledger.without_lineage else []),
+            *(f"no price for {name}" for name in bill().unpriced()),
+            *(f"no work by {name}, which has a price" for name in bill().unmet()),
+        ]
+
     on_terminal = tables.on_terminal(streams.output)
     stage = stages.summed(lambda row: ledger.add(row.record), list if on_terminal else lambda: bill().to_wire())
-    streams.run(stage, resumable=False, notes=lambda: [f"no price for {name}" for name in bill().unpriced()])
+    streams.run(stage, resumable=False, notes=notes)
     if on_terminal:
         tables.show(bill().table())
 
@@ -262,12 +302,22 @@ def _diversity(streams: Streams, sets_by: SetsBy, num_pairs: int, seed: int) -> 
         found.extend(diversity.similarities(questions.sample(), num_pairs, seed, embed))
         return [*(one.to_wire() for one in found), *(one.to_wire() for one in diversity.differences(found))]
 
+    def notes() -> list[str]:
+        few = ", ".join(questions.few())
+        return [
+            *([f"{silent:,} rows without a question"] if silent else []),
+            *(
+                [f"too few questions for {num_pairs:,} pairs that share none ({few}): p-values are too small"]
+                * bool(few)
+            ),
+        ]
+
     on_terminal = tables.on_terminal(streams.output)
     streams.run(
         stages.summed(add, (lambda: rows()[:0]) if on_terminal else rows),
         inputs=list(files),
         resumable=False,
-        notes=lambda: [f"{silent:,} rows without a question"] if silent else [],
+        notes=notes,
     )
     if on_terminal:
         for number, one in enumerate(diversity.tables(found)):

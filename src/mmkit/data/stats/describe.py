@@ -101,11 +101,12 @@ def _has_answer(record: Mapping[str, Any]) -> bool:
 class Statistics:
     """Tallies of sets. Neither the order of the rows nor how they are divided into files changes them.
 
-    Memory is that of the tallies, and 16 bytes a row for duplicates.
+    `sets` are there from the beginning, in this order: one without rows is described, too. Memory is that of the
+    tallies, and 16 bytes a row for duplicates.
     """
 
-    def __init__(self) -> None:
-        self._tallies: dict[Part, Tally] = {}
+    def __init__(self, sets: Iterable[str] = ()) -> None:
+        self._tallies: dict[Part, Tally] = {Part(name): Tally() for name in sets}
 
     def add(self, name: str, facts: Facts) -> None:
         """Take one record of the set `name` in."""
@@ -117,6 +118,10 @@ class Statistics:
 
     def _tally(self, name: str, axis: Axis, value: str) -> Tally:
         return self._tallies.setdefault(Part(name, axis, value), Tally())
+
+    def tokens_of(self, name: str) -> int:
+        """All training tokens of the set `name`."""
+        return self._tallies[Part(name)].tokens.total
 
     def parts(self) -> Iterator[tuple[Part, Tally]]:
         """Each part with its tally: sets as they first came, of each all of it, then modalities, tasks and domains in
@@ -169,7 +174,7 @@ class Description:
             "set": part.set,
             **{axis: part.value if part.axis == axis else None for axis in ("task", "domain", "modality")},
             "rows": tally.rows,
-            "images": tally.images.total,
+            "num_images": tally.images.total,
             "images_per_row": tally.images.to_wire(),
             "characters_per_row": tally.characters.to_wire(),
             "words_per_row": tally.words.to_wire(),
@@ -213,9 +218,11 @@ def relative_percent(tokens: int, baseline_tokens: int) -> float:
 def tokens_in(rows: Iterable[Mapping[str, Any]]) -> int:
     """The tokens of the one set that rows of an earlier answer describe. Raises DataError where they do not."""
     whole = [row for row in rows if all(row.get(axis) is None for axis in AXES)]
-    if len(whole) != 1 or not isinstance(whole[0].get("tokens"), int):
-        raise DataError(f"expected the statistics of one set with its tokens, got {len(whole)} sets")
-    tokens: int = whole[0]["tokens"]
+    if len(whole) != 1:
+        raise DataError(f"expected the statistics of one set, got {len(whole)} sets")
+    tokens = whole[0].get("tokens")
+    if not isinstance(tokens, int):
+        raise DataError("its tokens were not counted: give --model there, too")
     return tokens
 
 
@@ -233,14 +240,16 @@ def table(rows: Sequence[Description]) -> list[list[str]]:
 def _cells(row: Description) -> list[str]:
     part, tally = row.part, row.tally
     names = [part.value or "(none)" if part.axis == axis else "" for axis in AXES]
-    words, tokens = tally.words.to_wire() or {}, {} if row.model is None else tally.tokens.to_wire() or {}
+    tokens = {} if row.model is None else tally.tokens.to_wire() or {}
+    words = {} if tokens else tally.words.to_wire() or {}
     counted = (tally.tokens.total, tally.image_tokens, tally.loss_tokens)
     return [
         part.set,
         *names,
         f"{tally.rows:,}",
         f"{tally.images.total:,}" if tally.images.total else "",
-        *([""] * 3 if tokens else [f"{tally.words.total:,}", f"{words['p50']:,}", f"{words['max']:,}"]),
+        f"{tally.words.total:,}" if words else "",
+        *(f"{words[name]:,}" if words else "" for name in ("p50", "max")),
         *(f"{number:,}" if tokens else "" for number in counted),
         *(f"{tokens[name]:,}" if tokens else "" for name in ("p50", "p99", "max")),
         "" if row.relative_percent is None else f"{row.relative_percent:+.2f} %",

@@ -40,6 +40,12 @@ class Questions:
         else:
             heapq.heappushpop(heap, entry)
 
+    def few(self) -> list[str]:
+        """The sets that have too few questions for pairs that share none, and how many they have."""
+        return [
+            f"{name or '(none)'} {len(heap):,}" for name, heap in sorted(self._heaps.items()) if len(heap) < self._room
+        ]
+
     def sample(self) -> dict[str, list[str]]:
         """The sampled questions of each set in random order; sets by name."""
         return {name: [text for _, text in sorted(self._heaps[name], reverse=True)] for name in sorted(self._heaps)}
@@ -103,8 +109,10 @@ def similarities(questions: Mapping[str, Sequence[str]], num_pairs: int, seed: i
 
     A pair has two different records. Where a set is large enough no question is in two pairs, else pairs are drawn
     with replacement. Source: MLAN, section 3.4 (10,000 pairs in three settings). Deviation: none. Raises DataError
-    where a set has fewer than two questions.
+    where a set has fewer than two questions, and where there is no set.
     """
+    if not questions:
+        raise DataError("no record has a question")
     for name, texts in questions.items():
         if len(texts) < 2:
             raise DataError(f"{name or '(none)'}: diversity needs two questions at least, there is {len(texts)}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -14,6 +14,8 @@ from mmkit.errors import DataError, UsageError
 
 _COUNTS = ("prompt_tokens", "image_tokens", "completion_tokens")
 _MILLION = Decimal(1_000_000)
+_MOST_TOKENS = 10**12
+_Step: TypeAlias = tuple[str, str | None, list[str], tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +32,25 @@ class Prices:
 
     @classmethod
     def parse(cls, per_million: Iterable[str], per_step: Iterable[str], per_row: Iterable[str]) -> Prices:
-        """From `MODEL=IN,OUT`, `OP=PRICE` and `OP=PRICE`. Raises UsageError for another form."""
-        tokens: dict[str, tuple[Decimal, Decimal]] = {}
-        for text in per_million:
-            model, numbers = _parsed("--price", text, "MODEL=IN,OUT", 2)
-            tokens[model] = (numbers[0], numbers[1])
-        steps, rows = (
-            {op: numbers[0] for op, numbers in (_parsed(option, text, "OP=PRICE", 1) for text in texts)}
-            for option, texts in (("--price-per-step", per_step), ("--price-per-row", per_row))
+        """From `MODEL=IN,OUT`, `OP=PRICE` and `OP=PRICE`. Raises UsageError for another form and for two prices of
+        one thing."""
+        tokens = _priced("--price", per_million, "MODEL=IN,OUT", 2)
+        steps = _priced("--price-per-step", per_step, "OP=PRICE", 1)
+        rows = _priced("--price-per-row", per_row, "OP=PRICE", 1)
+        return cls(
+            {model: (into, out) for model, (into, out) in tokens.items()},
+            {op: price for op, (price,) in steps.items()},
+            {op: price for op, (price,) in rows.items()},
         )
-        return cls(tokens, steps, rows)
+
+
+def _priced(option: str, texts: Iterable[str], form: str, count: int) -> dict[str, list[Decimal]]:
+    prices: dict[str, list[Decimal]] = {}
+    for text in texts:
+        name, numbers = _parsed(option, text, form, count)
+        if prices.setdefault(name, numbers) != numbers:
+            raise UsageError(f"{option} {text}: {name} has another price already")
+    return prices
 
 
 def _parsed(option: str, text: str, form: str, count: int) -> tuple[str, list[Decimal]]:
@@ -95,15 +106,14 @@ class Ledger:
     def __init__(self) -> None:
         self._accounts: dict[tuple[str, str | None], Account] = {}
         self._seen: set[int] = set()
+        self.without_lineage = 0
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Take one record in. Raises DataError where its lineage is not what it should be."""
+        """Take one record in. Raises DataError, and takes nothing, where its lineage is not what it should be."""
+        entries = list(_entries(record))
+        self.without_lineage += not record.get("lineage")
         met: dict[tuple[str, str | None], None] = {}
-        for number, entry in enumerate(record.get("lineage") or ()):
-            try:
-                op, model, parents, usage = _read(entry)
-            except DataError as error:
-                raise DataError(f"lineage[{number}].{error}") from None
+        for entry, (op, model, parents, usage) in entries:
             account = self._accounts.setdefault((op, model), Account(op, model))
             met[op, model] = None
             # A step without parents belongs to this record alone.
@@ -123,7 +133,15 @@ class Ledger:
         return sorted(self._accounts.values(), key=lambda account: (account.op or "", account.model or ""))
 
 
-def _read(entry: Mapping[str, Any]) -> tuple[str, str | None, list[str], tuple[int, ...]]:
+def _entries(record: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], _Step]]:
+    for number, entry in enumerate(record.get("lineage") or ()):
+        try:
+            yield entry, _read(entry)
+        except DataError as error:
+            raise DataError(f"lineage[{number}].{error}") from None
+
+
+def _read(entry: Mapping[str, Any]) -> _Step:
     op, model, parents, usage = (entry.get(name) for name in ("op", "model", "parents", "usage"))
     if not isinstance(op, str):
         raise DataError("op: expected a string")
@@ -135,8 +153,8 @@ def _read(entry: Mapping[str, Any]) -> tuple[str, str | None, list[str], tuple[i
         raise DataError("usage: expected an object")
     counts = tuple((usage or {}).get(name, 0) for name in _COUNTS)
     for name, count in zip(_COUNTS, counts, strict=True):
-        if type(count) is not int or count < 0:
-            raise DataError(f"usage.{name}: expected a whole number that is not negative")
+        if type(count) is not int or not 0 <= count <= _MOST_TOKENS:
+            raise DataError(f"usage.{name}: expected a whole number from 0 to {_MOST_TOKENS:,}")
     return op, model, parents or [], counts
 
 
@@ -172,6 +190,12 @@ class Bill:
         if self.cost is None:
             return []
         return sorted({a.model for a in self.accounts if a.model is not None and a.cost(self.prices) is None})
+
+    def unmet(self) -> list[str]:
+        """The models and ops that have a price and did nothing here."""
+        models, ops = ({getattr(account, of) for account in self.accounts} for of in ("model", "op"))
+        priced = {*self.prices.per_step, *self.prices.per_row}
+        return [*sorted(self.prices.per_million.keys() - models), *sorted(priced - ops)]
 
     def to_wire(self) -> list[dict[str, Any]]:
         """A row an account, then the sum, whose `op` and `rows` are null."""

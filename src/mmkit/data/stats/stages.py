@@ -39,17 +39,15 @@ def summed(add: Callable[[Row], None], rows_of: Callable[[], Iterable[Mapping[st
     `rows_of` gives."""
 
     def stage(rows: Iterator[Row]) -> Iterator[Outcome]:
-        last: Row | None = None
-        for last in rows:
+        for row in rows:
             try:
-                add(last)
+                add(row)
             except MmkitError as error:
-                yield Rejected.of(last, error)
+                yield Rejected.of(row, error)
             else:
-                yield Used(last)
-        if last is not None:
-            for row in rows_of():
-                yield Result(last.replaced(dict(row)))
+                yield Used(row)
+        for result in rows_of():
+            yield Result(Row(dict(result), 0, "", 0))  # it comes from no row
 
     return stage
 

@@ -15,17 +15,21 @@ _MAX_STEPS = 200
 
 @dataclass(slots=True)
 class Node:
-    """A record (`id`, and `where` it is, nowhere if it is in none of the files) or a step (`entry`) that made one."""
+    """A record (`id`, and `where` it is, nowhere if it is in none of the files) or a step (`entry`) that made one.
+
+    A record that has been told further up in the tree stands there `again`, without what it came from.
+    """
 
     id: str | None = None
     where: list[str] = field(default_factory=list)
     entry: Entry | None = None
+    again: bool = False
     children: list[Node] = field(default_factory=list)
 
     def label(self) -> str:
         """What it is, in one line."""
         if self.entry is None:
-            return f"{self.id} ({', '.join(self.where) or 'not in these files'})"
+            return f"{self.id} ({', '.join(self.where) or 'not in these files'})" + ", as above" * self.again
         entry = self.entry
         model, adapter, params, usage = (entry.get(name) for name in ("model", "adapter", "params", "usage"))
         by = f" by {model}" + (f" with {adapter}" if adapter else "") if model else ""
@@ -43,6 +47,7 @@ class Node:
             "depth": depth,
             "id": self.id,
             "where": self.where,
+            "again": self.again,
             **{name: step.get(name) for name in ("op", "model", "adapter", "params", "usage")},
         }
         for child in self.children:
@@ -68,7 +73,7 @@ def trace(read: Callable[[], Iterable[Row]], record_id: str) -> list[Node]:
     places = _load(read, record_id)
     if not places[record_id]:
         raise DataError(f"no record {record_id!r} in these files")
-    trees = [_record(record_id, place, places) for place in places[record_id]]
+    trees = [_record(record_id, place, places, set()) for place in places[record_id]]
     return [tree for tree in trees if not any(tree.where in _places_below(other) for other in trees)]
 
 
@@ -103,11 +108,15 @@ def _add(places: list[_Place], row: Row) -> None:
     places.append(_Place([row.where], lineage))
 
 
-def _record(record_id: str, place: _Place, places: Mapping[str, list[_Place]]) -> Node:
-    return Node(record_id, place.where, children=_steps(place.lineage, places))
+def _record(record_id: str, place: _Place, places: Mapping[str, list[_Place]], above: set[int]) -> Node:
+    """The record with what it came from, told once a tree: ways that meet again and again would never end."""
+    if place.lineage and id(place) in above:
+        return Node(record_id, place.where, again=True)
+    above.add(id(place))
+    return Node(record_id, place.where, children=_steps(place.lineage, places, above))
 
 
-def _steps(lineage: Sequence[Entry], places: Mapping[str, list[_Place]]) -> list[Node]:
+def _steps(lineage: Sequence[Entry], places: Mapping[str, list[_Place]], above: set[int]) -> list[Node]:
     """The last step, and below it what it was made from."""
     if not lineage:
         return []
@@ -119,14 +128,16 @@ def _steps(lineage: Sequence[Entry], places: Mapping[str, list[_Place]]) -> list
         if found is None:
             step.children.append(Node(parent))
         else:
-            step.children.append(_record(parent, found, places))
+            step.children.append(_record(parent, found, places, above))
             told.extend(found.lineage)
     untold = [entry for entry in earlier if entry not in told]
     if untold:
         # Of one parent alone they are its own; of several nobody knows whose.
         alone = len(step.children) == 1
         below = step.children[0].children if alone else step.children
-        below.extend(_steps(untold, places) if alone or not step.children else [Node(entry=one) for one in untold])
+        below.extend(
+            _steps(untold, places, above) if alone or not step.children else [Node(entry=one) for one in untold]
+        )
     return [step]
 
 
