@@ -113,9 +113,10 @@ interaction-unseen.jsonl: $(UNSEEN) mmkit.toml
 	mmkit score-interaction $(UNSEEN) --model $(SCORER)$(SCORE)$(ROOT) > interaction-unseen.jsonl
 
 routes.jsonl: groups-mint.jsonl $(if $(UNSEEN),interaction-unseen.jsonl)
+ifeq ($(UNSEEN),)
 	cp groups-mint.jsonl routes.jsonl
-ifneq ($(UNSEEN),)
-	mmkit group interaction-unseen.jsonl --assign groups-mint.jsonl $(GROUP) >> routes.jsonl
+else
+	mmkit group interaction-unseen.jsonl --assign groups-mint.jsonl $(GROUP) > routes.jsonl
 endif
 
 scores-base.jsonl: $(ALL_TESTS) $(BASE)
