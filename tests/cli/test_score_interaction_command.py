@@ -180,3 +180,54 @@ def test_a_run_that_was_killed_asks_nothing_twice_and_gives_the_same_bytes(
     assert asked_again <= needed - needed // 2 + in_flight
     assert f"{asked_again:,} replies" in done.err
     assert mmkit(*options, *cache, "--base-url", "http://127.0.0.1:9/v1").out == whole.out, "all is known now"
+
+
+@pytest.mark.loopback
+@pytest.mark.usefixtures("socket_enabled")
+def test_each_view_is_asked_of_its_model(mmkit: Mmkit, write: Any, picture: Any) -> None:
+    picture("p.png")
+    write("in.jsonl", to_ask(3))
+
+    def by_model(received: Received) -> Answer:
+        return chat(f"{received.body['model']} says {received.text[:8]}")
+
+    with OpenAiServer(by_model, models=("words", "whole")) as server:
+        options = ["--engine", "openai", "--base-url", server.base_url, "--model", "whole", "--text-model", "words"]
+        done = mmkit("score-interaction", "in.jsonl", *options, "--per-sample")
+    assert done.code == 0, done.err
+    for row in done.rows():
+        said = {view: text.split()[0] for view, text in row["predictions"].items()}
+        assert said == {"text": "words", "image": "whole", "both": "whole"}
+        assert [entry["model"] for entry in row["lineage"]] == ["words", "whole"]
+    assert "; words: 3 replies" in done.err
+    assert "; whole: 4 replies" in done.err
+
+
+def test_one_model_is_closed_before_the_next_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmkit.cli import engine_options
+    from mmkit.engines import catalog
+    from mmkit.streams import sinks
+
+    events: list[str] = []
+
+    class Noting:
+        window = 1
+
+        def __init__(self, model: str, adapter: str | None) -> None:
+            self.model = model
+            events.append(f"open {model} {adapter}")
+
+        def close(self) -> None:
+            events.append(f"close {self.model}")
+
+    def opened(_: str, options: dict[str, Any]) -> Noting:
+        return Noting(options["model"], options["adapter"])
+
+    monkeypatch.setattr(catalog, "open_engine", opened)
+    monkeypatch.setattr(sinks, "close_stdout", lambda: None)
+    model = engine_options.Model(model="one", adapter="lora")
+    model.context = None  # type: ignore[assignment]
+    with model.in_turn() as engine_of:
+        for name in ("one", "one", "two", "one"):
+            assert engine_of(name).model == name
+    assert events == ["open one lora", "close one", "open two None", "close two", "open one lora", "close one"]
