@@ -18,6 +18,8 @@ from mmkit.engines.context import require_fit
 from mmkit.engines.vllm import arguments, processes
 from mmkit.engines.vllm.feed import EngineDied, Refused
 from mmkit.errors import DataError, MmkitError, UnavailableError, missing_extra
+from mmkit.models.adapters import SwitchedAdapters
+from mmkit.models.loading import load_skeleton
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +80,7 @@ class VllmBackend:
         adapter: str | None,
         adapters: Sequence[str] = (),
     ) -> None:
-        self._model, self._settings, self._extra = model, settings, extra
+        self._model, self._settings, self._extra, self._named = model, settings, extra, adapters
         self._adapters = ({"": adapter} if adapter is not None else {}) | {name: name for name in adapters}
         self._engine: Any = None
         self._loras: dict[str, Any] = {}
@@ -115,6 +117,8 @@ class VllmBackend:
         if self._adapters:
             settings |= arguments.lora(*self._adapters.values())
         settings |= arguments.parse(self._extra, EngineArgs.__dataclass_fields__)
+        if self._named:
+            self._prepare_for_named(settings)
         try:
             self._engine, self._watch = processes.start(
                 lambda: LLMEngine.from_engine_args(EngineArgs(model=self._model, **settings))
@@ -126,8 +130,17 @@ class VllmBackend:
         self._context = self._engine.model_config.max_model_len
         self._load_adapters()
 
+    def _prepare_for_named(self, settings: dict[str, Any]) -> None:
+        """Raise DataError where an adapter does not fit the model: vLLM takes a narrower one, or one for other layers,
+        and says nothing. On a CPU leave a place for adapters free: rows that name none get what is in the last one."""
+        from vllm.platforms import current_platform
+
+        SwitchedAdapters(load_skeleton(self._model), self._named)
+        if current_platform.is_cpu():
+            settings["max_loras"] = max(settings["max_loras"], len(self._adapters)) + 1
+
     def _load_adapters(self) -> None:
-        """Load them all now: one that does not fit would kill the engine with the first row that names it."""
+        """Load them all now: one that vLLM refuses would kill the engine with the first row that names it."""
         from vllm.lora.request import LoRARequest
 
         for number, (name, directory) in enumerate(self._adapters.items(), 1):
@@ -137,7 +150,7 @@ class VllmBackend:
                 self._engine.add_lora(self._loras[name])
             except Exception as error:
                 self.close()
-                raise DataError(f"vLLM cannot put the adapter {directory} on {self._model}: {_words(error)}") from error
+                raise DataError(f"vLLM does not take the adapter {directory}: {_words(error)}") from error
 
     def add(self, key: str, job: Job) -> None:
         """Prepare a job's images and hand it over. Raises Refused where vLLM will not take it."""
