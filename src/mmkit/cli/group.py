@@ -247,10 +247,10 @@ def _task_of(row: Row) -> str:
     return task
 
 
-def _listed(tasks: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     from mmkit.data.strata import listed
 
-    return listed(tasks)
+    return listed(names)
 
 
 def _deliver(
@@ -277,7 +277,7 @@ def _deliver(
     def all_notes() -> list[str]:
         sizes = Counter(row.group for row in found)
         unsure = [row.task for row in found if row.unsure]
-        said = [", ".join(f"{group} {size:,}" for group, size in sizes.items())] if sizes else []
+        said = [_listed([f"{group} {size:,}" for group, size in sizes.items()])] if sizes else []
         return [*said, *([f"unsure: {_listed(unsure)}"] if unsure else []), *notes()]
 
     streams.run(_of_some(summed(add, wire)), kind=kind, resumable=False, notes=all_notes)
