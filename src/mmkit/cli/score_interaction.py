@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mmkit.balance.interaction import Similarity
 from mmkit.cli.engine_options import Model
 from mmkit.cli.options import ImageRoot, Seed, Streams
 from mmkit.errors import UsageError
 
 if TYPE_CHECKING:
     from mmkit.balance.measure import Asked, Output
-
-SimilarityName = Literal["auto", "exact", "choice", "number", "f1", "rouge-l", "embed", "iou", "judge", "likelihood"]
 
 
 def command(
@@ -28,7 +27,7 @@ def command(
     draws: Annotated[int, typer.Option("--draws", metavar="S", min=1, help="Draws of each task.")] = 10,
     size: Annotated[int, typer.Option("--size", metavar="C", min=1, help="Records in a draw.")] = 100,
     similarity: Annotated[
-        SimilarityName, typer.Option("--similarity", help="Of two predictions; auto: by the answer type.")
+        Similarity, typer.Option("--similarity", help="Of two predictions; auto: by the answer type.")
     ] = "auto",
     absent: Annotated[
         Literal["drop", "blank"],
