@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmkit.errors import DataError
-from mmkit.streams import Dropped, Kept, Outcome, Rejected, Result, Row, Used, each
+from mmkit.streams import Dropped, Kept, Outcome, Rejected, Result, Row, Used, Withdrawn, each
 from mmkit.streams.rows import chained, position_of
 
 FATES = ("keep", "twice", "drop", "reject")
@@ -42,6 +42,17 @@ def test_a_result_comes_after_everything_that_either_stage_settled() -> None:
     rows = [Row({"id": str(i), "first": fate}, i, "f", i + 1) for i, fate in enumerate(["keep", "drop", "reject"])]
     outcomes = list(chained(each(first), count)(iter(rows)))
     assert [type(outcome) for outcome in outcomes] == [Used, Dropped, Rejected, Result]
+
+
+def test_a_row_is_withdrawn_after_everything_that_either_stage_settled() -> None:
+    def withdraw_the_first(rows: Iterator[Row]) -> Iterator[Outcome]:
+        kept = list(rows)
+        yield from map(Used, kept)
+        yield Withdrawn(kept[0], DataError("no reply"))
+
+    rows = [Row({"id": str(i), "first": fate}, i, "f", i + 1) for i, fate in enumerate(["keep", "drop", "reject"])]
+    outcomes = list(chained(each(first), withdraw_the_first)(iter(rows)))
+    assert [type(outcome) for outcome in outcomes] == [Used, Dropped, Rejected, Withdrawn]
 
 
 def answer(waiting: list[Row]) -> Iterator[Outcome]:
