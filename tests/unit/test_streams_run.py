@@ -148,7 +148,7 @@ def test_a_result_at_the_end_uses_all_rows(tmp_path: Path) -> None:
 
 
 def used_up(rows: Iterator[Row]) -> Iterator[Outcome]:
-    """Uses what says "keep" or "fail", withdraws the latter in the end, last ones first, and gives the rest as a row."""
+    """Uses what says "keep" or "fail", withdraws the latter in the end, last ones first, and gives the rest."""
     used: list[Row] = []
     for row in rows:
         outcomes = {"drop": Dropped(row, "asked to"), "bad": Rejected.of(row, DataError("asked to"))}
