@@ -39,7 +39,9 @@ ROOT := $(if $(IMAGE_ROOT), --image-root $(IMAGE_ROOT))
 
 MIX = mmkit mix$(if $(GROUPS), --by file --groups $(GROUPS))$(patsubst %, --heldout %,$(HELDOUT))$(ROOT)
 RUNS := $(MIXTURES) $(patsubst %,budget-%,$(BUDGETS))
-TRAIN := $(patsubst %,train-%.jsonl,$(RUNS) $(COUNTED))
+# Language alone is what the others' tokens are compared with, whether or not a model is tuned on it.
+UNTUNED := $(sort $(filter-out $(MIXTURES),$(COUNTED) 100))
+TRAIN := $(patsubst %,train-%.jsonl,$(RUNS) $(UNTUNED))
 TUNED := $(patsubst %,tuned-%/run.json,$(RUNS))
 SCORES := $(patsubst %,scores-%.jsonl,pretrained $(RUNS))
 
@@ -72,7 +74,7 @@ pretrain.jsonl: $(CAPTIONS) mmkit.toml
 pretrained/run.json: pretrain.jsonl
 	mmkit finetune pretrain.jsonl --model $(MODEL) -o pretrained --preset mlan-pretrain$(ALIGNING)$(ROOT)
 
-$(patsubst %,train-%.jsonl,$(MIXTURES) $(COUNTED)): train-%.jsonl: $(LANGUAGE) $(VISION) $(HELDOUT) $(GROUPS) mmkit.toml
+$(patsubst %,train-%.jsonl,$(MIXTURES) $(UNTUNED)): train-%.jsonl: $(LANGUAGE) $(VISION) $(HELDOUT) $(GROUPS) mmkit.toml
 	$(MIX) $(LANGUAGE) $(VISION) --budget $(BUDGET) --ratio language=$*e-2,vision=$$(awk 'BEGIN { print 1 - $* / 100 }') \
 	    | mmkit instruct > $@
 

@@ -357,3 +357,17 @@ def test_seeds_with_other_sets_are_not_averaged(three_seeds: list[Path]) -> None
     write([{"id": "1", "task": "race"}], three_seeds[2] / "test.jsonl")
     done = over_seeds(*three_seeds)
     assert done.returncode == 1 and "other held-out sets" in done.stderr
+
+
+@pytest.mark.parametrize(("mixtures", "counted"), [("0 50", {"0", "50", "6", "100"}), ("6 100", {"6", "100"})])
+def test_tokens_are_compared_with_language_alone_whether_or_not_it_is_tuned(
+    tmp_path: Path, mixtures: str, counted: set[str]
+) -> None:
+    (tmp_path / "mmkit.toml").write_text("seed = 0\n")
+    line = ["make", "-n", "-f", EXAMPLE / "recipe.mk", f"MIXTURES={mixtures}", "BUDGETS=", "tokens.jsonl"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "warning" not in done.stderr
+    (stats,) = (line for line in done.stdout.splitlines() if line.startswith("mmkit stats"))
+    sets = stats.partition(" --model")[0].split()[2:]
+    assert sorted(sets) == sorted(f"train-{name}.jsonl" for name in counted)
+    assert "--baseline train-100.jsonl > tokens.jsonl" in stats
