@@ -139,6 +139,14 @@ def test_to_choose_a_line_asks_for_the_twenty_most_probable_tokens() -> None:
     assert options == {"max_tokens": 1, "temperature": 1.0, "logprobs": True, "top_logprobs": 20}
 
 
+def test_an_adapter_is_the_model_that_a_line_names() -> None:
+    asked = [chat_request("page-1"), chat_request("page-1", adapter="red"), chat_request("page-1", adapter="uni")]
+    found = [json.loads(line) for line in lines_of(asked)]
+    assert [line["body"]["model"] for line in found] == ["m", "red", "uni"]
+    assert len({line["custom_id"] for line in found}) == 3
+    assert found[1]["custom_id"] == custom_id("red", asked[0], None), "as if that model had been asked alone"
+
+
 # --- ids
 
 

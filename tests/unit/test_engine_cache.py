@@ -208,6 +208,46 @@ def test_the_key_holds_all_that_a_reply_depends_on(
     assert (inner.asked == []) is found
 
 
+def make_adapter(folder: Path, weights: bytes) -> str:
+    """An adapter directory with these weights, of a fixed time."""
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text("{}")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        if name.endswith("safetensors"):
+            (folder / name).write_bytes(weights)
+        os.utime(folder / name, (10, 10))
+    return str(folder)
+
+
+def test_a_reply_belongs_to_the_adapter_that_gave_it(tmp_path: Path) -> None:
+    one, two = make_adapter(tmp_path / "one", b"1"), make_adapter(tmp_path / "two", b"2")
+    asked = [dataclasses.replace(rows([1])[0], id=name, adapter=name) for name in ("", one, two)]
+
+    def missing(requests: list[Request], **options: str) -> list[str]:
+        inner = Recorder()
+        list(CachedEngine(inner, tmp_path / "cache", **options).generate(requests))
+        return inner.asked
+
+    assert missing(asked) == ["", one, two]
+    assert missing(asked) == []
+    assert missing(rows([1]), adapter=two) == [], "merged or switched to, it is the same adapter"
+    (tmp_path / "one" / "predictions.jsonl").write_text("not the adapter's")
+    assert missing(asked) == []
+    make_adapter(tmp_path / "one", b"3")
+    assert missing(asked) == [one], "other weights under the same name, of the same size and time"
+    assert missing(rows([1]), adapter=one) == []
+    make_adapter(tmp_path / "one", b"1")
+    assert missing(asked) == []
+
+
+def test_an_adapter_that_a_server_has_is_known_by_name(tmp_path: Path) -> None:
+    asked = [dataclasses.replace(rows([1])[0], id=name, adapter=name) for name in ("red", "uni")]
+    for expected_asked in (["red", "uni"], []):
+        inner = Recorder()
+        list(CachedEngine(inner, tmp_path).generate(asked))
+        assert inner.asked == expected_asked
+
+
 def test_another_model_or_the_same_directory_trained_again_is_asked(tmp_path: Path) -> None:
     model = tmp_path / "tuned"
     model.mkdir()

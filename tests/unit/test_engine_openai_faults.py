@@ -9,6 +9,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from email.utils import formatdate
 
 import pytest
@@ -190,6 +191,14 @@ def test_a_model_that_the_server_does_not_have_stops_the_run() -> None:
     assert str(info.value) == (
         f"{server.base_url} has no model 'tiny' (HTTP 404: The model `tiny` does not exist.); it has: 'large', 'small'"
     )
+
+
+def test_an_adapter_that_the_server_does_not_have_is_the_one_that_is_named() -> None:
+    denial = failure(404, "The model `red` does not exist.")
+    with OpenAiServer(lambda _: denial, models=["tiny", "uni"]) as server:
+        with pytest.raises(UnavailableError, match=r"has no model 'red' .* it has: 'tiny', 'uni'"):
+            list(engine(server).generate([replace(ask(0), adapter="red")]))
+        assert server.received[0].body["model"] == "red"
 
 
 def test_a_path_that_the_server_does_not_have_stops_the_run() -> None:
