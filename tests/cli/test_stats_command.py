@@ -231,6 +231,10 @@ def test_a_trace_goes_through_all_files(mmkit: Mmkit, write: Write) -> None:
     gone = mmkit("stats", "tasks.jsonl", "--trace", "x")
     assert gone.code == 65 and "no record 'x'" in gone.err
     assert mmkit("stats", "-", "--trace", "x").code == 2
+    for output, said in (("./tasks.jsonl", "is an input, too"), ("way.parquet", "name it .jsonl")):
+        refused = mmkit("stats", "tasks.jsonl", "--trace", "cap#1", "-o", output)
+        assert refused.code == 2 and said in refused.err
+    assert mmkit("stats", "tasks.jsonl", "--trace", "cap#1", "-o", "way.jsonl").code == 0
 
 
 @pytest.mark.parametrize(

@@ -223,9 +223,15 @@ def _require_writable(figure: str, streams: Streams, inputs: Iterable[str]) -> N
     path = Path(figure)
     if figure in ("", "-") or path.is_dir() or not path.parent.is_dir():
         raise UsageError(f"--figure {figure}: cannot be written: name a file in a directory that is there")
-    others = [*inputs, streams.output, streams.rejects, streams.dropped]
-    if any(other and Path(other).resolve() == path.resolve() for other in others):
+    if _is_among(figure, [*inputs, streams.output, streams.rejects, streams.dropped]):
         raise UsageError(f"--figure {figure} is an input or another output, too, and would be overwritten")
+
+
+def _is_among(path: str, others: Iterable[str | None]) -> bool:
+    """Whether a path leads to one of the other files."""
+    from pathlib import Path
+
+    return any(other and Path(other).resolve() == Path(path).resolve() for other in others)
 
 
 def _write(path: str, text: str) -> None:
@@ -335,6 +341,8 @@ def _trace(streams: Streams, record_id: str) -> None:
     files = streams.inputs or ["-"]
     if "-" in files:
         raise UsageError("--trace reads its files more than once: name them")
+    if streams.output is not None:
+        _require_lines(streams.output, files)
     trees = trace(lambda: read_rows(files, fmt=streams.from_format), record_id)
     if tables.on_terminal(streams.output):
         for tree in trees:
@@ -342,6 +350,16 @@ def _trace(streams: Streams, record_id: str) -> None:
     else:
         tables.write((row for tree in trees for row in tree.flat()), streams.output)
     console.say(f"mmkit stats: record {record_id!r}, {len(trees):,} {'tree' if len(trees) == 1 else 'trees'}")
+
+
+def _require_lines(output: str, inputs: Iterable[str]) -> None:
+    """Refuse an output of --trace that is an input, and one in whose format it would not be written."""
+    from mmkit.streams.sources import format_of
+
+    if _is_among(output, inputs):
+        raise UsageError(f"-o {output} is an input, too, and the trace would take its place")
+    if format_of(output) not in (None, "jsonl") or output.endswith((".gz", ".zst")):
+        raise UsageError(f"-o {output}: a trace is plain JSON lines; name it .jsonl")
 
 
 def _show(node: Node) -> None:
