@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_kit import Mmkit
+from cli_kit import Mmkit, on_terminal
 
 ROWS = [
     {"id": "1", "question": "How many?", "answer": "3", "prediction": "The answer is 3."},
@@ -88,6 +88,13 @@ def test_a_judge_grades_through_an_engine(mmkit: Mmkit, tmp_path: Path, predicti
     assert done.code == 0
     (row,) = mmkit("eval", str(tmp_path / "judged.jsonl"), "--metric", "mm-vet").rows()
     assert row["value"] == 100 and row["rule"].startswith("judge: replay, prompt ")
+
+
+def test_the_table_of_a_judged_run_is_on_stdout(tmp_path: Path, predictions: str) -> None:
+    """Not where the engine's words go: with 2>/dev/null a user would see nothing."""
+    grades = write(tmp_path / "grades.jsonl", [{"id": "1", "text": "1.0"}, {"id": "2", "text": "0.0"}])
+    asked = ["eval", predictions, "--judge", "mm-vet", "--engine", "replay", "--answers", grades]
+    assert "50.0 %" in on_terminal(asked, tmp_path)
 
 
 @pytest.mark.parametrize("last", ['{"id": "2"', '{"id": "2", "prediction": "x"}', '{"id": "2", "question": "?"}'])

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_kit import ENVIRONMENT, MMKIT, Mmkit
+from cli_kit import Mmkit, on_terminal
 
 Write = Callable[[str, Iterable[Any] | bytes], str]
 
@@ -38,32 +35,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "base"
     tiny_models.build("causal_lm", folder, corpus=["Why? so long"] * 9, hidden_size=32, num_layers=1)
     return folder
-
-
-def on_terminal(arguments: list[object], directory: Path, **environment: str) -> str:
-    """What the command shows on a terminal."""
-    ours, theirs = pty.openpty()
-    command = subprocess.Popen(
-        [*MMKIT, *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=subprocess.DEVNULL,
-        cwd=directory,
-        env={**ENVIRONMENT, "TERM": "xterm", **environment},
-    )
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            read = os.read(ours, 65536)
-        except OSError:  # how Linux says that the other end is closed
-            break
-        if not read:
-            break
-        shown += read
-    os.close(ours)
-    assert command.wait(timeout=60) == 0
-    return shown.decode().replace("\r\n", "\n")
 
 
 def test_a_pipe_gets_a_row_a_row(mmkit: Mmkit, write: Write, model: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import subprocess
 import threading
 from collections.abc import Callable
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_kit import ENVIRONMENT, MMKIT, Done, Mmkit
+from cli_kit import ENVIRONMENT, MMKIT, Done, Mmkit, on_terminal
 
 from mmkit.testing.server import Answer, OpenAiServer, Received, chat
 
@@ -117,23 +115,10 @@ def test_one_record_is_no_sample_and_is_marked(mmkit: Mmkit, write: Any) -> None
 
 def test_a_terminal_shows_a_table(write: Any, tmp_path: Path) -> None:
     write("in.jsonl", given(3))
-    ours, theirs = pty.openpty()
-    command = [*MMKIT, "score-interaction", "in.jsonl"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=theirs, stderr=subprocess.PIPE)
-    os.close(theirs)
-    shown = b""
-    try:
-        while piece := os.read(ours, 4096):
-            shown += piece
-    except OSError:  # the terminal is gone with the command
-        pass
-    finally:
-        os.close(ours)
-    process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert b"score" in shown
-    assert b"1.00" in shown
-    assert b"{" not in shown
+    shown = on_terminal(["score-interaction", "in.jsonl"], tmp_path)
+    assert "score" in shown
+    assert "1.00" in shown
+    assert "{" not in shown
 
 
 def answered_by_text(received: Received) -> Answer:

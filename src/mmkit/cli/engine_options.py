@@ -145,13 +145,14 @@ class Model(OptionGroup):
         adapters: Sequence[str] = (),
         identity: Mapping[str, Any] | None = None,
         notes: Callable[[], list[str]] = list,
+        show: Callable[[], None] | None = None,
         **reading: Any,
     ) -> None:
         """Put an inquiry about every row to the engine, or into a batch file, and write what comes of it.
 
         `inquiry_of` makes it for a model of that name. `first` is a stage that makes the rows to ask about, `then` one
-        for the rows that were answered, `adapters` are those that requests name; the rest is as in `Streams.run`.
-        Raises UsageError for a batch file where there is a `first` stage.
+        for the rows that were answered, `adapters` are those that requests name, `show` prints a table at the end;
+        the rest is as in `Streams.run`. Raises UsageError for a batch file where there is a `first` stage.
         """
         from mmkit.cli import batch_options
         from mmkit.engines.exchange import ask
@@ -177,6 +178,8 @@ class Model(OptionGroup):
                 notes=lambda: [*notes(), *self.notes()],
                 **reading,
             )
+            if show is not None:
+                show()  # while stdout is ours: it is closed before the engine is
 
     @contextmanager
     def opened(self) -> Iterator[Engine]:

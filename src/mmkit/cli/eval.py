@@ -83,14 +83,19 @@ def command(
         if per_sample
         else evaluate.collect(scorer, collected, list if on_terminal else rows)
     )
+
+    def show() -> None:
+        if on_terminal:
+            tables.show(scores.table(rows()))
+
     if judge is not None:
-        _judge(streams, model, judge, judge_prompt, stage, collected.notes)
+        _judge(streams, model, judge, judge_prompt, stage, collected.notes, show)
     elif benchmark is not None:
-        _ask(streams, model, benchmark, split, Sampling(max_new_tokens=max_new_tokens, seed=seed), image_root, stage)
+        sampling = Sampling(max_new_tokens=max_new_tokens, seed=seed)
+        _ask(streams, model, benchmark, split, sampling, image_root, stage, show)
     else:
         streams.run(stage, resumable=False, notes=collected.notes)
-    if on_terminal:
-        tables.show(scores.table(rows()))
+        show()
 
 
 def _list(output: str | None) -> None:
@@ -102,12 +107,18 @@ def _list(output: str | None) -> None:
 
 
 def _judge(
-    streams: Streams, model: Model, judge: str, prompt_file: str | None, then: Stage, notes: Callable[[], list[str]]
+    streams: Streams,
+    model: Model,
+    judge: str,
+    prompt_file: str | None,
+    then: Stage,
+    notes: Callable[[], list[str]],
+    show: Callable[[], None],
 ) -> None:
     from mmkit.evaluation import judge as judges
 
     prompt = judges.load_prompt(judge, prompt_file)
-    model.answer(streams, lambda name: judges.judge(prompt, name), then=then, notes=notes, resumable=False)
+    model.answer(streams, lambda name: judges.judge(prompt, name), then=then, notes=notes, show=show, resumable=False)
 
 
 def _ask(
@@ -118,6 +129,7 @@ def _ask(
     sampling: Sampling,
     image_root: str | None,
     then: Stage,
+    show: Callable[[], None],
 ) -> None:
     """Ask a benchmark's questions, made of its rows, and hand the answers to `then`."""
     from mmkit.data import benchmark_sets
@@ -132,6 +144,7 @@ def _ask(
         lambda model_name: predict.predict(model_name, sampling=sampling, image_root=image_root),
         first=benchmark_sets.tasks_of(definition, image_root),
         then=then,
+        show=show,
         kind="json",
         inputs=benchmark_sets.inputs_of(definition, streams.inputs or (), split),
         resumable=False,
