@@ -259,13 +259,15 @@ def test_choices_are_weighed_by_the_prompt_alone(samples: list[Sample], trained:
         Request(id=str(i), position=i, prompt=text, shared_prefix="are you sure ? ", messages=(), images=())
         for i, text in enumerate(["say red", "hello 0 1 2 is it"])
     ]
-    for request, choice in zip(requests, engine.choose(requests, [" blue", " yes"]), strict=True):
+    choices = [" blue", " yes hello 0 1 2 3"]
+    for request, choice in zip(requests, engine.choose(requests, choices), strict=True):
         prompt = chat.encode_text(request.shared_prefix + request.prompt)
-        whole = chat.encode_text(request.shared_prefix + request.prompt + " blue")
-        with torch.no_grad(), conditioned(net, [prompt]):
-            logits = net(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
-        scored = range(len(prompt), len(whole))
-        assert choice.log_probs[" blue"] == pytest.approx(sum(float(logits[p - 1, whole[p]]) for p in scored), abs=1e-4)
+        for text in choices:
+            whole = chat.encode_text(request.shared_prefix + request.prompt + text)
+            with torch.no_grad(), conditioned(net, [prompt]):
+                logits = net(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
+            expected = sum(float(logits[place - 1, whole[place]]) for place in range(len(prompt), len(whole)))
+            assert choice.log_probs[text] == pytest.approx(expected, abs=1e-4)
 
 
 def test_every_step_of_writing_has_the_gates_of_training(
