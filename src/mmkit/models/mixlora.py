@@ -136,14 +136,14 @@ def conditioned(net: nn.Module, instructions: Sequence[Sequence[int] | Tensor]) 
     if attached is None:
         yield
         return
-    attached.embeddings = embed(net, instructions)
+    attached.embeddings = _embed(net, instructions)
     try:
         yield
     finally:
         attached.embeddings = None
 
 
-def embed(net: Any, instructions: Sequence[Sequence[int] | Tensor]) -> Tensor:
+def _embed(net: Any, instructions: Sequence[Sequence[int] | Tensor]) -> Tensor:
     """The z of `conditioned`: (rows, width), float32, or float64 where the model is."""
     table: Tensor = net.get_input_embeddings().weight
     dtype = torch.promote_types(table.dtype, torch.float32)
