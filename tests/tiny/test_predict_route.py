@@ -250,6 +250,18 @@ def test_an_adapter_that_does_not_fit_is_said_before_the_model_is_read(
     assert loads == []
 
 
+def test_nothing_goes_on_top_of_a_mixture_of_lora(tuned: Callable[[str], Tuned]) -> None:
+    from mmkit.models.adapters import SwitchedAdapters
+    from mmkit.models.loading import load_model
+    from mmkit.models.mixlora import Mixture, attach
+
+    one = tuned("qwen2_vl")
+    model = load_model(one.model)
+    attach(model, Mixture(LAYERS.format("q_proj"), experts=2, r=2, lora_alpha=4, lora_dropout=0.0), trained=False)
+    with pytest.raises(DataError, match="no adapter goes on top of it"):
+        SwitchedAdapters(model, one.adapters)
+
+
 def test_an_adapter_that_the_engine_was_not_opened_with_is_that_rows_error(
     tuned: Callable[[str], Tuned], pictures: Path
 ) -> None:

@@ -19,7 +19,7 @@ FILE_NAME = "mmkit.toml"
 # Options whose relative value may mean a place beside the file that names it.
 _PLACES = frozenset(
     {"model", "adapter", "image_root", "cache", "captions", "answers", "few_shot", "weights", "templates"}
-    | {"groups", "heldout", "text_model", "image_model", "judge_model", "statements"}
+    | {"groups", "route", "heldout", "text_model", "image_model", "judge_model", "statements"}
 )
 
 

@@ -80,6 +80,10 @@ class SwitchedAdapters:
             from peft import LoraConfig, PeftModel
         except ModuleNotFoundError:
             raise missing_extra("peft", "train") from None
+        from mmkit.models.mixlora import has_mixture
+
+        if has_mixture(model):
+            raise DataError("the model holds a mixture of LoRA, and no adapter goes on top of it")
         # Equal in length, since peft tells the weights of two adapters apart by finding the name in theirs.
         self._names = {directory: f"adapter-{number:04}" for number, directory in enumerate(directories)}
         device = "cpu" if model.device.type == "meta" else str(model.device)
