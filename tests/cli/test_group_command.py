@@ -70,7 +70,7 @@ def test_scores_become_groups_with_what_is_known_of_them(mmkit: Mmkit, scored: s
         "mmkit group: 5 rows in, 5 kept, 0 dropped, 0 rejected, "
         + done.err.split("rejected, ")[1].split(";")[0]
         + "; synergy 1, uniqueness 2, redundancy 2; unsure: vqarad; few (fewer instances than a draw has): resisc45; "
-        "unlearned (right no more often than by chance, so that the score says nothing): xor\n"
+        "unlearned (not shown to be right more often than by chance; the score may say nothing): xor\n"
     )
 
 
@@ -193,6 +193,17 @@ def test_no_group_name_leads_out_of_the_directory(mmkit: Mmkit, write: Write, tm
     (written,) = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert written.parent == tmp_path / "deep" / "to"
     assert written.read_bytes() == RECORDS[0] + b"\n"
+
+
+@pytest.mark.parametrize(("one", "other"), [("Red", "red"), ("Straße", "STRASSE"), ("\u00c5", "\u212b")])
+def test_groups_that_could_be_one_file_are_refused(
+    mmkit: Mmkit, write: Write, tmp_path: Path, one: str, other: str
+) -> None:
+    write("train.jsonl", b"\n".join(RECORDS))
+    write("groups.jsonl", [{"task": "slake", "group": one}, {"task": "memecap", "group": other}])
+    done = mmkit("group", "train.jsonl", "--groups", "groups.jsonl", "--split-to", "to")
+    assert (done.code, "some file systems have one file for both" in done.err) == (65, True)
+    assert not (tmp_path / "to").exists()
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,26 @@ def test_probabilities_sum_to_1_and_the_sure_are_likely(value: float, below: flo
     assert not crossed or found.unsure
 
 
+def test_an_interval_to_one_side_is_not_taken_for_half_as_wide() -> None:
+    """A score of 2 can only be too high. Its interval's end is its 2.5 % quantile, wherever the other end is."""
+    redundant = grouping.by_interaction([score("a", 2.0, (1.5, 2.0))])[0]
+    assert redundant.probability == pytest.approx(0.975, abs=1e-12)
+    synergistic = grouping.by_interaction([score("a", 0.0, (0.0, 0.5))])[0]
+    assert synergistic.probability == pytest.approx(0.975, abs=1e-12)
+    skewed = grouping.by_interaction([score("a", 1.0, (0.5, 1.2))])[0].probabilities
+    assert skewed == pytest.approx(
+        {"synergy": 0.025, "uniqueness": 0.975, "redundancy": 1 - NormalDist(1, 0.2 / 1.96).cdf(1.5)}, abs=1e-5
+    )
+
+
+@given(finite, st.floats(0, 2), st.floats(0, 2))
+def test_a_task_is_unsure_where_other_groups_have_a_fortieth_or_more(value: float, below: float, above: float) -> None:
+    found = grouping.by_interaction([score("a", value, (value - below, value + above))])[0]
+    assert found.probabilities is not None
+    others = [found.probabilities[kind] for kind in grouping.KINDS if kind != found.group]
+    assert sum(others) >= 0.025 - 1e-9 if found.unsure else max(others) <= 0.025 + 1e-9
+
+
 def test_an_interval_of_no_width_is_certain() -> None:
     found = grouping.by_interaction([score("a", 2.0, (2.0, 2.0))])[0]
     assert (found.probability, found.unsure) == (1.0, False)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmkit.balance.chance import mean_interval, resampled
 from mmkit.balance.draws import Draws
 from mmkit.balance.interaction import Instance, InteractionRow, Similarity
 from mmkit.balance.scoring import require_scorable, score_task
@@ -101,6 +102,13 @@ def test_intervals_are_of_the_instances_as_often_as_they_were_drawn() -> None:
     assert row.score == pytest.approx((8 * 2 + 1) / 9, abs=1e-12)
     assert row.ci95 is not None
     assert row.ci95[0] > 1.5
+
+
+def test_a_score_on_a_threshold_is_on_it() -> None:
+    """One of ten agrees by text and four by image: in floats .1 + .4 over ten draws is a little below .5."""
+    instances = [instance(i, "a" if i < 1 else "b", "a" if i < 4 else "b", "a") for i in range(10)]
+    row = score_task("t", instances, [tuple(range(10))] * 10, draws=10, size=10).row
+    assert (row.score, row.score_text, row.score_image) == (0.5, 0.1, 0.4)
 
 
 # Chance: the table of tasks whose predictors are made by hand
@@ -301,6 +309,19 @@ def test_letters_of_options_that_differ_are_chance_too() -> None:
     assert "unlearned" in row.marks
 
 
+@pytest.mark.parametrize("n", [5, 8, 40])
+def test_a_model_that_is_always_right_is_not_marked(n: int) -> None:
+    golds = ["yes", "no"] * n
+    row = scored_whole([instance(i, "yes", "yes", golds[i], answer=golds[i], **YES_NO) for i in range(n)])
+    assert (row.accuracy, "unlearned" in row.marks) == (1, False)
+
+
+def test_always_saying_what_is_always_right_is_not_shown_to_be_skill() -> None:
+    row = scored_whole([instance(i, "a", "b", "yes", answer="yes", **YES_NO) for i in range(40)])
+    assert (row.accuracy, row.accuracy_chance) == (1, 1)
+    assert "unlearned" in row.marks
+
+
 def test_accuracy_is_of_the_records_with_gold_answers() -> None:
     golds = [{"answer": "lung"}, {"answers": ["x", "lung"]}, {"answer": " "}, {}]
     row = scored_whole([instance(i, "a", "b", "lung", **gold) for i, gold in enumerate(golds)])
@@ -332,6 +353,42 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         held["score"] += row.ci95[0] <= 0.7 + 0.25 <= row.ci95[1]
         held["corrected"] += row.corrected_ci95[0] <= 0.6 <= row.corrected_ci95[1]
     assert all(90 <= count <= 98 for count in held.values()), held
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_intervals_of_few_instances_hold_the_truth(n: int) -> None:
+    """Of two instances a bootstrap alone would hold it half of the time, of five in 83 of 100."""
+    rng = np.random.default_rng(0)
+    weights = np.ones(n)
+    resamples = resampled(weights, seed=0)
+    intervals = [mean_interval(2 * rng.random(n), weights, resamples, (0.0, 2.0)) for _ in range(200)]
+    assert sum(one is not None and one[0] <= 1 <= one[1] for one in intervals) >= 188
+
+
+def test_an_interval_is_not_narrower_for_an_instance_that_differs() -> None:
+    def low(differing: int) -> float:
+        row = scored_whole([instance(i, "a", "a", "b" if i < differing else "a") for i in range(100)])
+        assert row.ci95 is not None
+        return row.ci95[0]
+
+    assert low(0) > low(1) > low(2) > low(10)
+
+
+def test_two_instances_tell_nothing_of_the_corrected_scores_error() -> None:
+    """Half of their resamples hold one of them alone, which has no partner: whatever the seed, not by chance."""
+    for seed in range(8):
+        row = scored_whole([instance(0, "a", "a", "a"), instance(1, "b", "b", "b")], seed=seed)
+        assert (row.corrected, row.corrected_ci95) == (2, None)
+        assert row.ci95 is not None
+
+
+def test_who_has_no_partner_makes_the_corrected_score_no_surer() -> None:
+    pairs = [instance(i, str(i), str(i), str(i)) for i in range(8)]
+    lone = [instance(i, "3", "3", "3", choices=[str(n) for n in range(i)]) for i in range(10, 60)]
+    alone, among = scored_whole(pairs).corrected_ci95, scored_whole([*pairs, *lone]).corrected_ci95
+    assert alone is not None
+    assert among is not None
+    assert among[0] <= alone[0]
 
 
 def test_no_interval_is_of_no_width_for_lack_of_data() -> None:
@@ -366,12 +423,47 @@ def test_no_number_is_ever_infinite_or_none_at_all(rows: list[Any], record: dict
         for number in value if isinstance(value, tuple) else (value,):
             assert not isinstance(number, float) or math.isfinite(number)
     assert ("undefined" in row.marks) == (row.corrected is None)
+    assert row.unparsed is None or 0 <= row.unparsed <= len(rows)
     for point, interval in (
         (row.score, row.ci95),
         (row.corrected, row.corrected_ci95),
         (row.accuracy, row.accuracy_ci95),
     ):
         assert interval is None or interval[0] - 1e-6 <= point <= interval[1] + 1e-6
+
+
+# What cannot be read
+
+
+def test_unparsed_predictions_are_counted_and_marked_where_they_are_many() -> None:
+    """A model that rambles agrees with nobody, and so looks like synergy."""
+    read = [instance(i, "A", "B", "yes", **YES_NO) for i in range(18)]
+    rambling = [instance(i, "yes", "yes", f"Let me look at picture {i}.", **YES_NO) for i in range(18, 20)]
+    row = scored_whole([*read, *rambling])
+    assert (row.unparsed, "unparsed" in row.marks) == (2, False)
+    row = scored_whole([*read[1:], *rambling])
+    assert (row.unparsed, "unparsed" in row.marks) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("record", "parsed", "unparsed"),
+    [
+        ({"answer_type": "number"}, "3", "some"),
+        ({"answer_type": "box"}, "[0, 0, 1, 1]", "left"),
+        ({"answer_type": "yes-no"}, "No.", "maybe"),
+        ({"choices": ["cat", "dog"]}, "B", "cow"),
+    ],
+)
+def test_one_unparsed_view_is_enough(record: dict[str, Any], parsed: str, unparsed: str) -> None:
+    assert scored_whole([instance(i, parsed, parsed, parsed, **record) for i in range(3)]).unparsed == 0
+    views = [(unparsed, parsed, parsed), (parsed, unparsed, parsed), (parsed, parsed, unparsed)]
+    row = scored_whole([instance(i, *three, **record) for i, three in enumerate(views)])
+    assert (row.unparsed, "unparsed" in row.marks) == (3, True)
+
+
+def test_what_compares_texts_parses_nothing() -> None:
+    assert scored_whole([instance(i, "a", "b", "c") for i in range(3)]).unparsed is None
+    assert scored_whole([instance(i, "a", "b", "c", **YES_NO) for i in range(3)], "exact").unparsed is None
 
 
 # Bad input

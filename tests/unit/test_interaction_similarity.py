@@ -103,6 +103,8 @@ def test_auto_compares_by_the_answers_type(one: str, other: str, record: Mapping
         ("3", "There are four cells in the picture"),
         ("there is a pleural effusion", "there is no pleural effusion"),
         ("the heart isn't enlarged at all", "the heart is enlarged somewhat"),
+        ("the scan is negative for a fracture", "the scan shows a new fracture"),
+        ("the lungs are free of any nodules", "the lungs are full of nodules"),
         ("there are 3 nodules in the lung", "there are 4 nodules in the lung"),
         ("there are two nodules in the lung", "there are three nodules in the lung"),
     ],

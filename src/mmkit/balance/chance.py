@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 1_000
 _LEAST_LEFT = 0.05
+_LEAST_DEFINED = 0.75
 _ROUNDING = 1e-9
 _Z95 = 1.959963984540054
 Values: TypeAlias = "NDArray[np.float64]"
@@ -100,32 +101,31 @@ def mean(values: Values, weights: Matrix) -> Values:
     return found
 
 
-def interval(
-    point: float, resamples: Values, num: int, unseen: Callable[[float], tuple[float, float]]
-) -> tuple[float, float] | None:
-    """The 95 % percentile interval, which holds `point`, rounded to six decimals.
+def interval(resamples: Values, num: int, unseen: Callable[[float], tuple[float, float]]) -> tuple[float, float] | None:
+    """A 95 % interval from resamples of `num` instances, rounded to six decimals: the percentile interval, and no
+    narrower than what was not seen allows.
 
-    None for fewer than two instances, and where fewer than half of the resamples have a value.
+    `num` instances do not show that there are no others: by Wilson's upper bound for a share never seen, q = z² / (n +
+    z²) of the population may be different. `unseen` gives the lowest and the highest value that such a share can make.
+    Without it an interval is of no width where all instances agree, and of two values holds the mean half of the time.
 
-    Where all resamples are the same, nothing was seen to vary, and `num` instances do not show that nothing does: by
-    Wilson's upper bound for a share never seen, q = z² / (n + z²) of the population may be different. `unseen` gives
-    the interval then.
+    None for fewer than two instances, and where fewer than three quarters of the resamples have a value.
     """
     import numpy as np
 
     defined = resamples[~np.isnan(resamples)]
-    if num < 2 or 2 * len(defined) < len(resamples):
+    if num < 2 or len(defined) < _LEAST_DEFINED * len(resamples):
         return None
-    low, high = np.percentile(defined, (2.5, 97.5))
-    if high - low < _ROUNDING:
-        low, high = unseen(_Z95**2 / (num + _Z95**2))
-    return round(min(float(low), point), 6), round(max(float(high), point), 6)
+    low, high = (float(end) for end in np.percentile(defined, (2.5, 97.5)))
+    least, most = unseen(_Z95**2 / (num + _Z95**2))
+    return round(min(low, least), 6), round(max(high, most), 6)
 
 
 def mean_interval(
     values: Values, weights: Values, resamples: Matrix, bounds: tuple[float, float]
 ) -> tuple[float, float] | None:
-    """`interval` of the weighted mean of values within `bounds`; nan is no value. None for fewer than two."""
+    """`interval` of the weighted mean of values whose mean is within `bounds`; nan is no value. None for fewer than
+    two."""
     import numpy as np
 
     num = int((~np.isnan(values)).sum())
@@ -137,4 +137,4 @@ def mean_interval(
     def unseen(share: float) -> tuple[float, float]:
         return (1 - share) * point + share * low, (1 - share) * point + share * high
 
-    return interval(point, mean(values, resamples), num, unseen)
+    return interval(mean(values, resamples), num, unseen)

@@ -63,8 +63,9 @@ class TaskScore:
 def by_interaction(scores: Iterable[TaskScore], thresholds: tuple[float, float] = THRESHOLDS) -> list[GroupRow]:
     """Synergy below the lower threshold, redundancy above the upper one, uniqueness between them and on them.
 
-    Probabilities are those of a normal distribution around the score, its standard deviation taken from the width of
-    the interval. A task is unsure where the ends of its interval do not lie in its group. Rows come by score.
+    Probabilities are those of a distribution that has the score in its middle and the interval's ends as its 2.5 % and
+    97.5 % quantiles, and is normal on either side: at 0 and 2 an interval reaches to one side alone. A task is unsure
+    where an end of its interval does not lie in its group. Rows come by score.
 
     Source: MINT, section 3.3, step 1, which says "about 2, 1, 0". Deviation: thresholds halfway between.
     Raises UsageError for thresholds that are not in ascending order, DataError for a task that comes twice and where
@@ -225,11 +226,14 @@ def _kind(score: float, thresholds: tuple[float, float]) -> str:
 
 
 def _probabilities(score: float, interval: tuple[float, float], thresholds: tuple[float, float]) -> dict[str, float]:
-    sd = (interval[1] - interval[0]) / (2 * _Z95)
-    if sd <= 0:
-        return {kind: float(kind == _kind(score, thresholds)) for kind in KINDS}
-    below_low, below_high = map(NormalDist(score, sd).cdf, thresholds)
-    return dict(zip(KINDS, (below_low, below_high - below_low, 1 - below_high), strict=True))
+    synergy = _probability_below(thresholds[0], score, interval)
+    redundancy = _probability_below(-thresholds[1], -score, (-interval[1], -interval[0]))
+    return dict(zip(KINDS, (synergy, max(0.0, 1 - synergy - redundancy), redundancy), strict=True))
+
+
+def _probability_below(threshold: float, score: float, interval: tuple[float, float]) -> float:
+    sd = (score - interval[0] if threshold <= score else interval[1] - score) / _Z95
+    return NormalDist(score, sd).cdf(threshold) if sd > 0 else float(score < threshold)
 
 
 def _exact(number: float) -> Fraction:

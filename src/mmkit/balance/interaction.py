@@ -24,10 +24,12 @@ Similarity: TypeAlias = Literal[
 ]
 SIMILARITIES: tuple[Similarity, ...] = get_args(Similarity)
 
-Mark: TypeAlias = Literal["few", "unlearned", "undefined"]
-"""Why a row is to be read with care. "few": fewer instances than a draw has. "unlearned": `both` is right no more often
-than by chance, so its agreement with anything says nothing about the task. "undefined": there is no chance-corrected
-score, as the predictions hardly vary, or a judge gave the agreements."""
+Mark: TypeAlias = Literal["few", "unlearned", "undefined", "unparsed"]
+"""Why a row is to be read with care. "few": fewer instances than a draw has. "unlearned": `both` is not shown to be
+right more often than by chance, and of a model that is not, agreement says nothing about the task. "undefined": there
+is no chance-corrected score, as the predictions hardly vary, or a judge gave the agreements. "unparsed": of more than a
+tenth of the instances a prediction could not be read, and what cannot be read agrees with hardly anything, which looks
+like synergy."""
 MARKS: tuple[Mark, ...] = get_args(Mark)
 
 
@@ -53,7 +55,8 @@ class InteractionRow:
     `score` is eq. 1, from 0 (synergy) over 1 (uniqueness) to 2 (redundancy), the sum of `score_text` and `score_image`,
     the mean agreements of the unimodal views with `both`, each in [0, 1]. `se` is its standard error over draws, null
     where all draws hold the same; `ci95` a bootstrap interval over instances. `n` instances were scored, `draws` times
-    `size` of them drawn.
+    `size` of them drawn. Of `unparsed` of them a view named no option, or gave no number or box; null where texts or
+    probabilities are compared.
 
     `chance_*` is the agreement expected if predictions were shuffled among the task's instances, `corrected_*` is
     (score - chance) / (1 - chance) (Cohen's kappa for exact matches), at most 1, 0 for a constant guess, null where the
@@ -73,6 +76,7 @@ class InteractionRow:
     draws: int | None = None
     size: int | None = None
     similarity: str = ""
+    unparsed: int | None = None
     chance_text: float | None = None
     chance_image: float | None = None
     corrected: float | None = None
@@ -102,10 +106,11 @@ class InteractionRow:
             score_image=_number(row, "score_image", 0, 1),
             se=_number(row, "se", 0, 2),
             ci95=_interval(row, "ci95", 0, 2),
-            n=_count(row, "n"),
-            draws=_count(row, "draws"),
-            size=_count(row, "size"),
+            n=_count(row, "n", 1),
+            draws=_count(row, "draws", 1),
+            size=_count(row, "size", 1),
             similarity="" if row.get("similarity") is None else _named(row, "similarity"),
+            unparsed=_count(row, "unparsed", 0),
             chance_text=_number(row, "chance_text", 0, 1),
             chance_image=_number(row, "chance_image", 0, 1),
             corrected=_number(row, "corrected", *_CORRECTED),
@@ -190,10 +195,10 @@ def _interval(row: Mapping[str, Any], name: str, low: float, high: float) -> tup
     return lower, upper
 
 
-def _count(row: Mapping[str, Any], name: str) -> int | None:
+def _count(row: Mapping[str, Any], name: str, least: int) -> int | None:
     value = row.get(name)
-    if value is not None and (type(value) is not int or value < 1):
-        raise DataError(f"{name}: expected a whole number above 0, got {value!r}")
+    if value is not None and (type(value) is not int or value < least):
+        raise DataError(f"{name}: expected a whole number from {least}, got {value!r}")
     return value
 
 

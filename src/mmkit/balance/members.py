@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmkit.errors import DataError, UsageError
@@ -57,10 +58,20 @@ def group_of(record: Mapping[str, Any], groups: Mapping[str, str], source: str) 
     return groups[task]
 
 
-def file_name(group: str) -> str:
-    """A file's name, without suffix, for a group: what is not a letter, digit or harmless sign of it as %XX, so that no
-    name leads out of a directory and no two are the same."""
-    return re.sub(r"[^\w.,+=@() -]|^[. -]|[. ]$", lambda found: _percent_encoded(found[0]), group)
+def file_names(groups: Collection[str]) -> dict[str, str]:
+    """A file's name, without suffix, for each group: what is not a letter, digit or harmless sign of it as %XX, so that
+    no name leads out of a directory and no two are the same.
+
+    Raises DataError for groups whose names differ in case alone: some file systems have one file for both.
+    """
+    found: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for group in sorted(groups):
+        found[group] = re.sub(r"[^\w.,+=@() -]|^[. -]|[. ]$", lambda sign: _percent_encoded(sign[0]), group)
+        other = taken.setdefault(unicodedata.normalize("NFC", found[group].casefold()), group)
+        if other != group:
+            raise DataError(f"groups {other!r} and {group!r}: some file systems have one file for both; rename one")
+    return found
 
 
 def _percent_encoded(character: str) -> str:

@@ -24,9 +24,11 @@ Label = TypeVar("Label", bound=Hashable)
 
 _FEW_WORDS = 3
 _NEGATION = re.compile(
-    r"\b(?:no|not|none|never|neither|nor|nothing|nobody|nowhere|without|cannot|absent|absence|lacks?|lacking)\b|n['’]t\b",
+    r"\b(?:no|not|none|never|neither|nor|nothing|nobody|nowhere|without|cannot|absent|absence|lacks?|lacking"
+    r"|negative|free (?:of|from)|ruled out|den(?:y|ies|ied))\b|n['’]t\b",
     re.IGNORECASE,
 )
+"""English words, and those of clinical reports in NegEx (Chapman et al. 2001)."""
 _RUN = re.compile(r"[a-z0-9]+")
 _COLUMNS_AT_ONCE = 4096
 _LONGEST_SIDE = 1e100  # no area of a box within it is beyond the floats

@@ -13,7 +13,16 @@ from mmkit.balance.accuracy import accuracies, score, scorer_of
 from mmkit.balance.chance import Block
 from mmkit.balance.interaction import UNIMODAL, VIEWS, Instance, InteractionRow, Mark, Similarity, Unimodal
 from mmkit.balance.pairwise import Matrix
-from mmkit.balance.similarity import Stratum, agreements, answer_of, choice_probabilities, similarity_of, strata
+from mmkit.balance.similarity import (
+    PARSED,
+    Stratum,
+    agreements,
+    answer_of,
+    choice_probabilities,
+    is_unparsed,
+    similarity_of,
+    strata,
+)
 from mmkit.errors import DataError
 from mmkit.records import Record
 from mmkit.tasks import embedding
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Values: TypeAlias = "NDArray[np.float64]"
+_MOST_UNPARSED = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +87,9 @@ def score_task(
     `instances` are in the order of `Draws.tasks`, by which the bootstrap goes; `drawn` has the numbers of the draws,
     from 0, that each is in (`Drawn.draws`). Nothing else but `seed` enters into it.
 
-    Source: MINT, eq. 1. Deviation: none in `score`; what stands beside it is ours. `chance_*` and `corrected_*` are
-    those of `chance`, with every instance as often as it was drawn. Raises DataError, naming the record, for one that
-    cannot be scored, and ValueError without instances.
+    Source: MINT, eq. 1. Deviation: none in `score`; what stands beside it is ours. All are rounded to twelve decimals.
+    `chance_*` and `corrected_*` are those of `chance`, with every instance as often as it was drawn. Raises DataError,
+    naming the record, for one that cannot be scored, and ValueError without instances.
     """
     if not instances or len(instances) != len(drawn) or not all(drawn):
         raise ValueError("a task needs instances, and each of them a draw")
@@ -94,26 +104,28 @@ def score_task(
     weights = _weights(members)
     means = members @ pairs / members.sum(axis=1, keepdims=True)
     score_text, score_image = (float(value) for value in means.mean(axis=0))
-    total = score_text + score_image
     resamples = chance.resampled(weights, seeds.derive(seed, task, "interaction.bootstrap"))
     beyond_chance = _beyond_chance(blocks, weights, resamples)
     accuracy = _accuracy(instances, divided, weights, resamples, seed)
+    unparsed = _unparsed(instances, divided)
     flags: dict[Mark, bool] = {
         "few": len(instances) < max(size, 2),
         "unlearned": accuracy.unlearned,
         "undefined": beyond_chance.corrected is None,
+        "unparsed": unparsed is not None and unparsed > _MOST_UNPARSED * len(instances),
     }
     row = InteractionRow(
         task=task,
-        score=total,
-        score_text=score_text,
-        score_image=score_image,
+        score=_decimal(score_text + score_image),
+        score_text=_decimal(score_text),
+        score_image=_decimal(score_image),
         se=_standard_error(members, means.sum(axis=1)),
         ci95=chance.mean_interval(pairs.sum(axis=1), weights, resamples, (0.0, 2.0)),
         n=len(instances),
         draws=draws,
         size=size,
         similarity="+".join(sorted({stratum.similarity for stratum in divided})),
+        unparsed=unparsed,
         chance_text=beyond_chance.chance_text,
         chance_image=beyond_chance.chance_image,
         corrected=beyond_chance.corrected,
@@ -189,10 +201,10 @@ def _beyond_chance(
     ci95 = None
     if corrected is not None:
         drawn_text, drawn_image = (chance.agreement(blocks[view], resamples).corrected for view in UNIMODAL)
+        with_partner = sum(len(stratum.members) for stratum, _ in blocks["text"] if len(stratum.members) > 1)
         ci95 = chance.interval(
-            corrected,
             drawn_text + drawn_image,
-            len(weights),
+            with_partner,
             lambda unseen: (
                 float((text.shifted(unseen, 0.0) + image.shifted(unseen, 0.0))[0]),
                 float((text.shifted(unseen, 1.0) + image.shifted(unseen, 1.0))[0]),
@@ -220,15 +232,28 @@ def _accuracy(
 ) -> _Accuracy:
     own, by_chance = accuracies(instances, divided, seed)
     value, expected = (_number(chance.mean(values, weights[None])) for values in (own, by_chance))
-    ahead = chance.mean_interval(own - by_chance, weights, resamples, (-1.0, 1.0))
-    return _Accuracy(
-        value,
-        expected,
-        chance.mean_interval(own, weights, resamples, (0.0, 1.0)),
-        ahead is not None and ahead[0] <= 0,
-    )
+    unlearned = False
+    if expected is not None:
+        ahead = chance.mean_interval(own - by_chance, weights, resamples, (-expected, 1 - expected))
+        unlearned = ahead is not None and ahead[0] <= 0
+    return _Accuracy(value, expected, chance.mean_interval(own, weights, resamples, (0.0, 1.0)), unlearned)
+
+
+def _unparsed(instances: Sequence[Instance], divided: Sequence[Stratum]) -> int | None:
+    """Of how many instances a prediction could not be read; None where texts are compared as they are."""
+    counts = [
+        sum(is_unparsed(instances[place], stratum.similarity) for place in stratum.members)
+        for stratum in divided
+        if stratum.similarity in PARSED
+    ]
+    return sum(counts) if counts else None
 
 
 def _number(value: Values) -> float | None:
     """The one value that there is; None where it is not defined."""
-    return None if math.isnan(value[0]) else float(value[0])
+    return None if math.isnan(value[0]) else _decimal(float(value[0]))
+
+
+def _decimal(value: float) -> float:
+    """Without the last digits, which rounding made: a score of .1 + .4 is not below the threshold .5."""
+    return round(value, 12)

@@ -30,11 +30,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mmkit.balance import pairwise
-from mmkit.balance.interaction import SIMILARITIES, Instance, Similarity, Unimodal, View
+from mmkit.balance.interaction import SIMILARITIES, VIEWS, Instance, Similarity, Unimodal, View
 from mmkit.balance.pairwise import Matrix
 from mmkit.errors import DataError
 from mmkit.records import Record
-from mmkit.tasks.extraction import Options, parse_yes_no, plain, whole_number
+from mmkit.tasks.extraction import Options, parse_box, parse_number, parse_yes_no, plain, whole_number
 from mmkit.tasks.metrics import fields
 from mmkit.tasks.prompts import answer_type
 
@@ -51,6 +51,8 @@ _OF_TYPE: Mapping[str, Similarity] = {
     "list": "f1",
     "box": "iou",
 }
+PARSED: tuple[Similarity, ...] = ("choice", "number", "iou")
+"""What compares what is read out of the predictions, and not their texts."""
 _OF_TEXTS: Mapping[Similarity, Callable[[Sequence[str], Sequence[str]], Matrix]] = {
     "exact": pairwise.same_text,
     "number": pairwise.same_number,
@@ -146,6 +148,13 @@ def agreements(instances: Sequence[Instance], stratum: Stratum, view: Unimodal) 
         named = [_options_named(members, texts, stratum.by_position) for texts in (unimodal, both)]
         return pairwise.of_distinct(named[0], named[1], pairwise.same)
     return pairwise.of_distinct(unimodal, both, _OF_TEXTS[stratum.similarity])
+
+
+def is_unparsed(instance: Instance, similarity: Similarity) -> bool:
+    """Whether a view's prediction cannot be read as one of `PARSED` reads it. Raises as `answer_of` does."""
+    choices = _Choices.of(instance.record)
+    read: Callable[[str], object] = {"choice": choices.place, "number": parse_number, "iou": parse_box}[similarity]
+    return any(read(answer_of(instance, view)) is None for view in VIEWS)
 
 
 def choice_probabilities(instance: Instance, view: View, by_position: bool = False) -> NDArray[np.float64]:

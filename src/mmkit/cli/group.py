@@ -183,8 +183,9 @@ def _by_score(streams: Streams, by: By, options: Scores, num_groups: int | None)
 
 _MARKS = {
     "few": "fewer instances than a draw has",
-    "unlearned": "right no more often than by chance, so that the score says nothing",
+    "unlearned": "not shown to be right more often than by chance; the score may say nothing",
     "undefined": "no chance-corrected score",
+    "unparsed": "many predictions could not be read, which looks like synergy",
 }
 
 
@@ -299,12 +300,12 @@ def _of_some(stage: Stage) -> Stage:
 
 def _split(streams: Streams, path: str, directory: str) -> None:
     """One pass over the records for each group."""
-    from mmkit.balance.members import file_name, take
+    from mmkit.balance.members import file_names, take
     from mmkit.cli.groups_file import read_task_groups
     from mmkit.cli.parts import path_of, require_room
 
     groups = read_task_groups(path)
-    names = {group: file_name(group) for group in sorted(set(groups.values()))}
+    names = file_names(set(groups.values()))
     require_room("--split-to", directory, list(names.values()), streams)
     for group, name in names.items():
         streams.output = path_of(directory, name)
