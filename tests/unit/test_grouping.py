@@ -226,7 +226,7 @@ def test_every_task_is_in_exactly_one_group_whatever_the_order(tasks: dict[str, 
 
 @pytest.mark.parametrize("group", [grouping.by_interaction, grouping.by_distance])
 def test_two_scores_of_a_task_are_refused(group: object) -> None:
-    with pytest.raises(DataError, match="task 'a' has two scores"):
+    with pytest.raises(DataError, match="task 'a' has 2 scores"):
         group([score("a", 1.0), score("b", 1.0), score("a", 2.0)])  # type: ignore[operator]
 
 

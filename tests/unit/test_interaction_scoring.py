@@ -322,6 +322,21 @@ def test_always_saying_what_is_always_right_is_not_shown_to_be_skill() -> None:
     assert "unlearned" in row.marks
 
 
+def test_a_shuffled_letter_is_no_skill() -> None:
+    """The same options in another order from record to record: whoever always says "cat" says another letter."""
+    rng = random.Random(0)
+    instances = []
+    for i in range(100):
+        options = rng.sample(["cat", "dog", "cow"], 3)
+        gold = "cat" if rng.random() < 0.8 else "dog"
+        instances.append(instance(i, "A", "A", "ABC"[options.index("cat")], choices=options, answer=gold))
+    row = scored_whole(instances)
+    assert row.accuracy is not None
+    assert row.accuracy > 0.7
+    assert row.accuracy_chance == pytest.approx(row.accuracy, abs=1e-12)
+    assert "unlearned" in row.marks
+
+
 def test_accuracy_is_of_the_records_with_gold_answers() -> None:
     golds = [{"answer": "lung"}, {"answers": ["x", "lung"]}, {"answer": " "}, {}]
     row = scored_whole([instance(i, "a", "b", "lung", **gold) for i, gold in enumerate(golds)])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mmkit import seeds
 from mmkit.balance.interaction import Instance
-from mmkit.balance.similarity import Stratum, option_at
+from mmkit.balance.similarity import Stratum, carried_over
 from mmkit.records import Record
 from mmkit.tasks.metrics import PERCENT, RowScorer, metric_for
 
@@ -36,8 +36,8 @@ def accuracies(instances: Sequence[Instance], strata: Sequence[Stratum], seed: i
     """The score of what `both` predicted for each instance, and the mean score there of what it predicted for others of
     the stratum: up to 16, by (seed, their ids). Both in [0, 1], nan where there is none.
 
-    Where each record has choices of its own, a prediction goes over as the option at the same place. Raises DataError
-    where a gold answer cannot be scored.
+    A prediction that names an option goes over as that option, whatever its letter there; where each record has
+    choices of its own, as the one at the same place. Raises DataError where a gold answer cannot be scored.
     """
     import numpy as np
 
@@ -55,7 +55,12 @@ def accuracies(instances: Sequence[Instance], strata: Sequence[Stratum], seed: i
             own[place] = score(scorer, instance.record, instance.predictions["both"])
             partners = [instances[order[at - shift]] for shift in range(1, min(PARTNERS, len(order) - 1) + 1)]
             if partners:
-                said = [_as_said_of(instance.record, partner, stratum.by_position) for partner in partners]
+                said = [
+                    carried_over(
+                        partner.record, partner.predictions["both"], instance.record, by_position=stratum.by_position
+                    )
+                    for partner in partners
+                ]
                 scores = {text: score(scorer, instance.record, text) for text in dict.fromkeys(said)}
                 by_chance[place] = math.fsum(scores[text] for text in said) / len(said)
     return own, by_chance
@@ -64,8 +69,3 @@ def accuracies(instances: Sequence[Instance], strata: Sequence[Stratum], seed: i
 def score(scorer: RowScorer, record: Mapping[str, object], prediction: str) -> float:
     """The score of a prediction, in [0, 1]. Raises DataError where the gold answer cannot be scored."""
     return scorer({**record, "prediction": prediction}).value / PERCENT[1]
-
-
-def _as_said_of(record: Record, partner: Instance, by_position: bool) -> str:
-    said = partner.predictions["both"]
-    return option_at(partner.record, said, record) if by_position else said

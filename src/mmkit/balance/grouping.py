@@ -7,6 +7,7 @@ distances"; both are spelled out here.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -183,24 +184,23 @@ def _why_uncorrected(row: InteractionRow) -> str:
 def _ascending(scores: Iterable[TaskScore]) -> list[TaskScore]:
     """By score, then by name. Raises DataError for a task that comes twice, and where there is none."""
     ordered = sorted(scores, key=lambda score: (score.value, score.task))
-    _require_distinct([score.task for score in ordered])
+    _require_some(ordered)
+    for task, times in Counter(score.task for score in ordered).items():
+        if times > 1:
+            raise DataError(f"task {task!r} has {times} scores")
     return ordered
 
 
 def _distinct(tasks: Iterable[str]) -> list[str]:
+    """By name. Raises DataError where there is none."""
     names = sorted(set(tasks))
-    _require_distinct(names)
+    _require_some(names)
     return names
 
 
-def _require_distinct(tasks: Sequence[str]) -> None:
+def _require_some(tasks: Sequence[object]) -> None:
     if not tasks:
         raise DataError("there is no task to group")
-    seen: set[str] = set()
-    for task in tasks:
-        if task in seen:
-            raise DataError(f"task {task!r} has two scores")
-        seen.add(task)
 
 
 def _of_kind(score: TaskScore, thresholds: tuple[float, float]) -> GroupRow:

@@ -73,12 +73,14 @@ def by_similarity(
     if not tasks:
         raise DataError("there is no task to group")
     require_enough(len(tasks), num_groups)
-    names: dict[int, str] = {}
-    rows = []
+    clusters: dict[int, list[str]] = {}
     for task, cluster in zip(tasks, _clusters(_means(instructions, tasks, embed), num_groups), strict=True):
-        group = names.setdefault(cluster, group_name(len(names)))
-        rows.append(GroupRow(task, group, "similarity"))
-    return sorted(rows, key=lambda row: (list(names.values()).index(row.group), row.task))
+        clusters.setdefault(cluster, []).append(task)
+    return [
+        GroupRow(task, group_name(number), "similarity")
+        for number, members in enumerate(clusters.values())
+        for task in members
+    ]
 
 
 def _means(instructions: Mapping[str, Sequence[str]], tasks: Sequence[str], embed: Embed) -> NDArray[np.float64]:

@@ -171,10 +171,14 @@ def choice_probabilities(instance: Instance, view: View, by_position: bool = Fal
         raise DataError(f"log_probs.{view}: {error}") from None
 
 
-def option_at(record: Record, text: str, other: Record) -> str:
-    """The option of `other` that stands where `record`'s does that `text` names; `text` where it names none."""
-    place = _Choices.of(record).place(text)
-    return text if place is None else _Choices.of(other).text(place)
+def carried_over(record: Record, text: str, other: Record, by_position: bool) -> str:
+    """What a prediction for `record` says of `other` in the same stratum: the option of the same name, or at the same
+    place, as the one that it names; the text itself where it names none or `record` has no choices."""
+    place = _Choices.of(record).place(text) if record.get("choices") else None
+    if place is None:
+        return text
+    theirs = _Choices.of(other)
+    return theirs.text(place if by_position else theirs.place_of(_Choices.of(record).named(place)))
 
 
 def _fits(similarity: Similarity, kind: str, record: Record) -> bool:
@@ -221,6 +225,10 @@ class _Choices:
         """The name of the option at a place."""
         return self._in_order[place]
 
+    def place_of(self, name: str) -> int:
+        """The place of the option of a name."""
+        return self._in_order.index(name)
+
     def text(self, place: int) -> str:
         """The option at a place as the record has it."""
         return self._options.texts[self._places.index(place)]
@@ -238,7 +246,7 @@ class _Choices:
                 by_place[self._places[index]] = value
         if len(by_place) < len(self._in_order):
             raise DataError(f"expected one of each of {len(self._in_order)} choices, got {len(by_place)}")
-        order = range(len(self._in_order)) if by_position else map(self._in_order.index, self.names)
+        order = range(len(self._in_order)) if by_position else map(self.place_of, self.names)
         values = np.array([by_place[place] for place in order], dtype=np.float64)
         if not np.isfinite(values.max()) or np.isnan(values).any():
             raise DataError("expected finite numbers")
