@@ -32,8 +32,8 @@ def blocks(text: str) -> Iterator[str]:
 
 def calls(text: str) -> Iterator[list[str]]:
     """The words behind each `mmkit` in a document, redirections left out."""
-    for block in blocks(text):
-        for line in block.replace("\\\n", " ").splitlines():
+    for block in blocks(text.replace("\\\n", " ")):
+        for line in block.splitlines():
             line = line.strip().removeprefix("$ ")
             if re.match(r"(\w+=\S+ )*mmkit [a-z]", line) and not re.match(r"mmkit [\w-]+: ", line):
                 yield from _calls_in(line)
