@@ -54,7 +54,7 @@ class InteractionRow:
 
     `score` is eq. 1, from 0 (synergy) over 1 (uniqueness) to 2 (redundancy), the sum of `score_text` and `score_image`,
     the mean agreements of the unimodal views with `both`, each in [0, 1]. `se` is its standard error over draws, null
-    where all draws hold the same; `ci95` a bootstrap interval over instances. `n` instances were scored, `draws` times
+    for one draw and where all hold the same; `ci95` a bootstrap interval over instances. `n` instances were scored, `draws` times
     `size` of them drawn. Of `unparsed` of them a view named no option, or gave no number or box; null where texts or
     probabilities are compared.
 

@@ -87,9 +87,9 @@ def score_task(
     `instances` are in the order of `Draws.tasks`, by which the bootstrap goes; `drawn` has the numbers of the draws,
     from 0, that each is in (`Drawn.draws`). Nothing else but `seed` enters into it.
 
-    Source: MINT, eq. 1. Deviation: none in `score`; what stands beside it is ours. All are rounded to twelve decimals.
-    `chance_*` and `corrected_*` are those of `chance`, with every instance as often as it was drawn. Raises DataError,
-    naming the record, for one that cannot be scored, and ValueError without instances.
+    Source: MINT, eq. 1. Deviation: none in `score`; what stands beside it is ours. Numbers are rounded to twelve
+    decimals, intervals to six. `chance_*` and `corrected_*` are those of `chance`, with every instance as often as it
+    was drawn. Raises DataError, naming the record, for one that cannot be scored, and ValueError without instances.
     """
     if not instances or len(instances) != len(drawn) or not all(drawn):
         raise ValueError("a task needs instances, and each of them a draw")
@@ -178,8 +178,10 @@ def _weights(members: Matrix) -> Values:
 
 
 def _standard_error(members: Matrix, totals: Values) -> float | None:
-    """That of the mean over draws; None where they all hold the same instances."""
-    return None if members.all() or len(members) < 2 else float(totals.std(ddof=1)) / math.sqrt(len(members))
+    """That of the mean over draws; None for one draw, and where all hold the same instances."""
+    if members.all() or len(members) < 2:
+        return None
+    return _decimal(float(totals.std(ddof=1)) / math.sqrt(len(members)))
 
 
 class _BeyondChance(NamedTuple):
