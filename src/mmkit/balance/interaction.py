@@ -54,9 +54,9 @@ class InteractionRow:
 
     `score` is eq. 1, from 0 (synergy) over 1 (uniqueness) to 2 (redundancy), the sum of `score_text` and `score_image`,
     the mean agreements of the unimodal views with `both`, each in [0, 1]. `se` is its standard error over draws, null
-    for one draw and where all hold the same; `ci95` a bootstrap interval over instances. `n` instances were scored, `draws` times
-    `size` of them drawn. Of `unparsed` of them a view named no option, or gave no number or box; null where texts or
-    probabilities are compared.
+    for one draw and where all hold the same; `ci95` a bootstrap interval over instances. `draws` samples of `size`
+    instances hold `n` different ones. Of `unparsed` of these a view named no option, or gave no number or box; null
+    where texts or probabilities are compared.
 
     `chance_*` is the agreement expected if predictions were shuffled among the task's instances, `corrected_*` is
     (score - chance) / (1 - chance) (Cohen's kappa for exact matches), at most 1, 0 for a constant guess, null where the
