@@ -206,6 +206,17 @@ def test_groups_that_could_be_one_file_are_refused(
     assert not (tmp_path / "to").exists()
 
 
+@pytest.mark.parametrize("name", ["x" * 260, "日" * 90])
+def test_a_group_whose_name_is_no_files_is_refused_before_anything_is_written(
+    mmkit: Mmkit, write: Write, tmp_path: Path, name: str
+) -> None:
+    write("train.jsonl", b"\n".join(RECORDS))
+    write("groups.jsonl", [{"task": "slake", "group": "a"}, {"task": "memecap", "group": name}])
+    done = mmkit("group", "train.jsonl", "--groups", "groups.jsonl", "--split-to", "to")
+    assert (done.code, "too long for a file's" in done.err) == (65, True)
+    assert not (tmp_path / "to").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -50,6 +50,7 @@ def test_a_row_typed_in_from_a_paper_needs_task_and_score() -> None:
     ("field", "value", "said"),
     [
         ("task", None, "task: missing"),
+        ("task", "", "task: missing"),
         ("task", 3, "task: expected a string"),
         ("score", None, "score: missing"),
         ("score", "1", "score: expected a number from 0 to 2, got '1'"),

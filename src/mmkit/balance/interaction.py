@@ -109,7 +109,7 @@ class InteractionRow:
             n=_count(row, "n", 1),
             draws=_count(row, "draws", 1),
             size=_count(row, "size", 1),
-            similarity="" if row.get("similarity") is None else _named(row, "similarity"),
+            similarity="" if row.get("similarity") in (None, "") else _named(row, "similarity"),
             unparsed=_count(row, "unparsed", 0),
             chance_text=_number(row, "chance_text", 0, 1),
             chance_image=_number(row, "chance_image", 0, 1),
@@ -156,7 +156,7 @@ def _shown(value: float | None) -> str:
 
 def _named(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
-    if value is None:
+    if value in (None, ""):
         raise DataError(f"{name}: missing")
     if not isinstance(value, str):
         raise DataError(f"{name}: expected a string, got {value!r}")

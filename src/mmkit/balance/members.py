@@ -11,6 +11,8 @@ from mmkit.errors import DataError, UsageError
 from mmkit.streams import Dropped, Row, each
 from mmkit.streams.rows import Stage
 
+_LONGEST_NAME = 220  # bytes: of 255 some are for suffixes
+
 
 class Members:
     """The records of one group, and how many were asked for: `num_own` in it, `num_others` in other groups.
@@ -62,12 +64,15 @@ def file_names(groups: Collection[str]) -> dict[str, str]:
     """A file's name, without suffix, for each group: what is not a letter, digit or harmless sign of it as %XX, so that
     no name leads out of a directory and no two are the same.
 
-    Raises DataError for groups whose names differ in case alone: some file systems have one file for both.
+    Raises DataError for groups whose names differ in case alone, as some file systems have one file for both, and for
+    one whose file's name would be longer than file systems take.
     """
     found: dict[str, str] = {}
     taken: dict[str, str] = {}
     for group in sorted(groups):
         found[group] = re.sub(r"[^\w.,+=@() -]|^[. -]|[. ]$", lambda sign: _percent_encoded(sign[0]), group)
+        if len(found[group].encode()) > _LONGEST_NAME:
+            raise DataError(f"group {group[:40] + '…'!r}: its name is too long for a file's; rename it")
         other = taken.setdefault(unicodedata.normalize("NFC", found[group].casefold()), group)
         if other != group:
             raise DataError(f"groups {other!r} and {group!r}: some file systems have one file for both; rename one")
