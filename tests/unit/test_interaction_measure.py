@@ -24,7 +24,7 @@ from mmkit.balance.views import Statements
 from mmkit.engines import Choice, Reply, Request, Usage
 from mmkit.errors import DataError, UnavailableError, UsageError
 from mmkit.images import LoadedImage
-from mmkit.records import parts_text
+from mmkit.records import message, parts_text
 
 ALL = dict.fromkeys(("text", "image", "both"), "m")
 
@@ -330,6 +330,44 @@ def test_a_judge_is_asked_where_two_answers_differ_and_its_probability_of_yes_is
     assert 'Answer 1: "so\\"}"\nAnswer 2: "a cat"' in judge.asked[0][2], "a text may not end its own quotes"
     again, rescored = measured(out, method)
     assert (again, rescored.rows) == (out, stage.rows), "what a judge said is read back"
+
+
+@pytest.mark.parametrize("delta", [{"text": 5, "image": 0.5}, {"text": 0.5, "image": "1"}, {"text": True, "image": 0}])
+def test_what_no_judge_can_have_said_rejects_its_row_and_no_other(delta: Any, tmp_path: Path) -> None:
+    predictions = {"text": "a", "image": "a", "both": "a"}
+    rows = [{"id": "1", "question": "What?", "predictions": predictions, "similarity": "judge", "delta": delta}]
+    rows.append({**rows[0], "id": "2", "delta": {"text": 1, "image": 0.5}})
+    with pytest.raises(DataError, match=r"in\.jsonl:1: delta\.(text|image): expected a number from 0 to 1"):
+        measured(rows, Method(similarity="judge"))
+    out, _ = measured(rows, Method(similarity="judge"), rejects=str(tmp_path / "r.jsonl"))
+    assert [row["id"] for row in out] == ["2"]
+
+
+def test_a_verdict_on_a_prediction_that_is_asked_for_anew_is_not_kept(root: str) -> None:
+    row = {**records(1)[0], "similarity": "judge", "delta": {"text": 0.125, "image": 0.125}}
+    oracle = Oracle()
+    out, _ = measured([row], Method(similarity="judge", image_root=root), {"m": oracle}, {**ALL, "judge": "m"})
+    assert out[0]["delta"]["text"] != 0.125
+    assert out[0]["delta"]["image"] != 0.125
+
+
+UNLISTED: list[tuple[dict[str, Any], str]] = [
+    ({"answer_type": "yes-no"}, "names no option A"),
+    ({"benchmark": "nlvr", "task": "nlvr", "choices": ["true", "false"]}, "names no option A"),
+    ({"choices": ["red", "blue"], "messages": [message("user", "A thing?", 1)]}, "names no option B"),
+]
+
+
+@pytest.mark.parametrize(("row", "said"), UNLISTED)
+def test_letters_are_scored_only_where_the_prompt_says_what_they_stand_for(
+    row: dict[str, Any], said: str, root: str
+) -> None:
+    oracle, letter = Oracle(), Method(similarity="likelihood", choice_form="letter", image_root=root)
+    with pytest.raises(DataError, match=rf"in\.jsonl:1: choices: the prompt {said}.*: --choice-form text"):
+        measured(records(1, **row), letter, oracle)
+    assert oracle.asked == []
+    measured(records(1, **row), Method(similarity="likelihood", image_root=root), oracle)
+    assert oracle.groups, "the texts of the choices can be scored all the same"
 
 
 def test_a_judge_needs_a_question(tmp_path: Path) -> None:

@@ -40,11 +40,19 @@ def log_probs(record: Record) -> dict[View, dict[str, float]]:
 
 
 def judged(record: Record) -> dict[Unimodal, float]:
-    """How alike a judge found the predictions of a record that `--per-sample` wrote; empty for any other."""
+    """How alike a judge found the predictions of a record that `--per-sample` wrote; empty for any other, and
+    where a prediction is missing: nobody has judged the one that takes its place.
+
+    Raises DataError for what is no number from 0 to 1.
+    """
     delta = record.get("delta")
-    if record.get("similarity") != "judge" or not isinstance(delta, dict):
+    if record.get("similarity") != "judge" or not isinstance(delta, dict) or len(predictions(record)) < len(VIEWS):
         return {}
-    return {view: float(delta[view]) for view in UNIMODAL if type(delta.get(view)) in (int, float)}
+    found = {view: delta[view] for view in UNIMODAL if delta.get(view) is not None}
+    for view, value in found.items():
+        if type(value) not in (int, float) or not 0 <= value <= 1:
+            raise DataError(f"delta.{view}: expected a number from 0 to 1, got {str(value)[:40]}")
+    return {view: float(value) for view, value in found.items()}
 
 
 def _object(record: Record, name: str) -> dict[str, Any]:

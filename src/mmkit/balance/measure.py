@@ -16,7 +16,7 @@ from mmkit.balance.interaction import UNIMODAL, VIEWS, Instance, InteractionRow,
 from mmkit.balance.judging import VERDICTS, asked_of, judge_questions
 from mmkit.balance.scoring import require_scorable, score_task
 from mmkit.balance.similarity import answer_of, choices_of, similarity_of
-from mmkit.balance.views import Absent, Statements, shown
+from mmkit.balance.views import Absent, Statements, require_lettered, shown
 from mmkit.engines import Choice, Engine, Reply, Sampling
 from mmkit.errors import DataError, MmkitError, UsageError
 from mmkit.records import Record, with_lineage
@@ -129,7 +129,9 @@ class Measurement:
             if view not in found:
                 if view not in self._models:
                     raise self._nobody_for(row, view)
-                shown(record, view, method.statements, method.absent)
+                seen = shown(record, view, method.statements, method.absent)
+                if method.similarity == "likelihood" and method.choice_form == "letter":
+                    require_lettered(seen, self._scored(record))
         if method.similarity == "judge" and len(given.judged(record)) < len(UNIMODAL):
             if "judge" not in self._models:
                 raise UsageError(f"{row.where}: nobody to judge: give --judge-model, or --model")

@@ -9,6 +9,7 @@ be answered. Nothing here looks at a gold answer.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -20,7 +21,7 @@ from mmkit.balance.draws import task_of
 from mmkit.balance.interaction import View
 from mmkit.errors import DataError, UsageError
 from mmkit.images import LoadedImage
-from mmkit.records import Record, message
+from mmkit.records import Record, message, parts_text
 from mmkit.streams import read_rows
 from mmkit.tasks import prompts
 from mmkit.tasks.benchmarks import definition_of
@@ -154,6 +155,13 @@ def shown(record: Record, view: View, statements: Statements, absent: Absent = "
     if view == "text" and absent == "drop":
         return Shown([_without_images(turn, number) for number, turn in enumerate(messages)])
     return Shown(messages, references, blank=view == "text")
+
+
+def require_lettered(seen: Shown, letters: Sequence[str]) -> None:
+    """Raise DataError where what is shown does not name each of the letters: as replies they would mean nothing."""
+    text = "\n".join(parts_text(turn) for turn in seen.messages)
+    if missing := [letter for letter in letters if not re.search(rf"\b{letter}\b", text)]:
+        raise DataError(f"choices: the prompt names no option {missing[0]}, so letters say nothing: --choice-form text")
 
 
 def _without_images(turn: Mapping[str, Any], number: int) -> dict[str, Any]:
