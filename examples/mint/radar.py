@@ -35,7 +35,7 @@ def radar(title: str, axes: Sequence[str], lines: Mapping[Method, Sequence[float
         side = "middle" if abs(x - _LEFT) < 1 else "start" if x > _LEFT else "end"
         parts += [
             f'<line x1="{_LEFT}" y1="{_TOP}" x2="{x:.1f}" y2="{y:.1f}" stroke="#ccc"/>',
-            f'<text x="{label_x:.1f}" y="{label_y + 4:.1f}" text-anchor="{side}">{_text(axis, 24)}</text>',
+            f'<text x="{label_x:.1f}" y="{label_y + 4:.1f}" text-anchor="{side}">{_text(axis, 18)}</text>',
         ]
     for number, (method, values) in enumerate(lines.items()):
         points = (_point(place, len(axes), value) for place, value in enumerate(values))
