@@ -76,6 +76,12 @@ MISTAKES = {
     "judge": (given(1), ["--similarity", "judge"], 2, "nobody to judge: give --judge-model, or --model"),
     "idle judge": (given(1), ["--judge-model", "m"], 2, "--judge-model has a say in --similarity judge alone"),
     "idle form": (given(1), ["--choice-form", "letter"], 2, "--choice-form has a say in --similarity likelihood"),
+    "idle adapter": (
+        given(1),
+        ["--text-model", "m", "--adapter", "a"],
+        2,
+        "--adapter belongs to --model, which is not",
+    ),
     "batch": (given(1), ["--model", "m", "--to-batch", "b.jsonl"], 2, "no batch files here"),
     "no file": (given(1), ["--statements", "no.jsonl"], 66, "no.jsonl: no such file"),
     "no statement": (given(1), ["--statements", "in.jsonl"], 2, "in.jsonl:1: expected {"),

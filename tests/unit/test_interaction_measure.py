@@ -215,6 +215,13 @@ def test_the_samples_say_what_was_paid_and_for_whom(root: str) -> None:
     assert {entry["op"] for row in out for entry in row["lineage"]} == {"score-interaction"}
 
 
+def test_who_stays_in_the_sample_pays_for_an_answer_whose_asker_left_it(root: str, tmp_path: Path) -> None:
+    rows = [{**row, "question": "What?"} for row in records(3)]
+    out, _ = measured(rows, Method(image_root=root), Oracle(fails=["t0/both"]), rejects=str(tmp_path / "r.jsonl"))
+    paid = {row["id"]: row["lineage"][0]["usage"]["prompt_tokens"] // 7 for row in out}
+    assert paid == {"t1": 2, "t2": 1}, "the images are seen with what both see; the text of all is the first's"
+
+
 def test_a_row_about_which_there_is_no_answer_leaves_the_sample_and_is_told(root: str, tmp_path: Path) -> None:
     rejects = tmp_path / "r.jsonl"
     oracle = Oracle(fails=["t1/image"], empty=["t2/text"])
@@ -308,12 +315,29 @@ def test_likelihood_scores_equal_choices_together_and_predicts_the_best(root: st
 
 @pytest.mark.parametrize(
     "log_probs",
-    [{"text": {"red": -1.0}}, {"text": {"red": "x", "blue": -1}}, {"both": {"red": 0, "blue": True}}, [1], {"text": 3}],
+    [
+        {"text": {"red": -1.0}},
+        {"text": {"red": "x", "blue": -1}},
+        {"both": {"red": 0, "blue": True}},
+        {"image": {"red": 1e308, "blue": -1e308}},
+        [1],
+        {"text": 3},
+    ],
 )
 def test_log_probabilities_that_are_none_of_all_choices_are_refused(log_probs: Any) -> None:
     with pytest.raises(DataError, match="choice_log_probs"):
         row = {"id": "1", "choices": ["red", "blue"], "choice_log_probs": log_probs}
         measured([row], Method(similarity="likelihood"))
+
+
+def test_predictions_that_a_likelihood_could_not_be_written_beside_are_refused_before_anybody_is_asked(
+    root: str,
+) -> None:
+    oracle = Oracle()
+    with pytest.raises(DataError, match=r"in\.jsonl:2: predictions: expected an object"):
+        rows = [*records(1, choices=["a", "b"]), *records(1, choices=["a", "b"], predictions=["a"])]
+        measured(rows, Method(similarity="likelihood", image_root=root), oracle)
+    assert oracle.groups == []
 
 
 def test_a_judge_is_asked_where_two_answers_differ_and_its_probability_of_yes_is_the_agreement(root: str) -> None:

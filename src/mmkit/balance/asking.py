@@ -97,12 +97,16 @@ class Asker:
         for answer in answers_to(requests()):
             digest = under_way.popleft()
             answers[digest] = answer
-            for number, question in enumerate(askers[digest]):
+            usage = answer.usage
+            for question in askers[digest]:
+                if question.subject.failed:
+                    continue
                 try:
-                    if not question.subject.failed:
-                        _take(question, answer, model, Usage() if number else answer.usage)
+                    _take(question, answer, model, usage)
                 except MmkitError as error:
                     failed.append(_withdrawn(question, error))
+                else:
+                    usage = Usage()
             yield from failed
             failed.clear()
         if under_way:

@@ -11,6 +11,9 @@ from mmkit.balance.similarity import answer_of, choices_of
 from mmkit.errors import DataError
 from mmkit.records import Record
 
+_ROUNDING = 0.01
+"""How far the sum of many tokens' log-probabilities, each rounded, may lie above 0."""
+
 
 def predictions(record: Record) -> dict[View, str]:
     """`predictions`, by view. Raises DataError for one that is no text or says nothing."""
@@ -22,8 +25,13 @@ def predictions(record: Record) -> dict[View, str]:
 
 
 def log_probs(record: Record) -> dict[View, dict[str, float]]:
-    """`choice_log_probs`, by view, in the choices' order. Raises DataError where they are not of all the choices."""
+    """`choice_log_probs`, by view, in the choices' order.
+
+    Raises DataError where they are not of all the choices or no log-probabilities, and where `predictions`, in which
+    the most probable choices are to stand, is no object.
+    """
     given = _object(record, "choice_log_probs")
+    _object(record, "predictions")
     choices = choices_of(record)
     found: dict[View, dict[str, float]] = {}
     for view in VIEWS:
@@ -33,8 +41,8 @@ def log_probs(record: Record) -> dict[View, dict[str, float]]:
         if not isinstance(values, dict) or set(values) != set(choices):
             raise DataError(f"choice_log_probs.{view}: expected a number for each of the choices, and for nothing else")
         for choice, value in values.items():
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise DataError(f"choice_log_probs.{view}: expected a number for {choice[:40]!r}")
+            if type(value) not in (int, float) or not math.isfinite(value) or value > _ROUNDING:
+                raise DataError(f"choice_log_probs.{view}: expected a number of at most 0 for {choice[:40]!r}")
         found[view] = {choice: float(values[choice]) for choice in choices}
     return found
 

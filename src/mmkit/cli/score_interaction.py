@@ -102,11 +102,16 @@ def _models(
 
 def _refuse_idle(streams: Streams, model: Model, similarity: str) -> None:
     """Raise UsageError for an option that has nothing to act on, and for batch files."""
+
+    def is_given(name: str) -> bool:
+        return getattr(streams.context.get_parameter_source(name), "name", None) == "COMMANDLINE"
+
     if model.to_batch is not None or model.from_batch:
         raise UsageError(
             "no batch files here, as what is asked is sampled first; --cache DIR keeps the answers of a run"
         )
     for name, needs in (("choice_form", "likelihood"), ("judge_model", "judge")):
-        source = streams.context.get_parameter_source(name)
-        if getattr(source, "name", None) == "COMMANDLINE" and similarity != needs:
+        if is_given(name) and similarity != needs:
             raise UsageError(f"--{name.replace('_', '-')} has a say in --similarity {needs} alone")
+    if is_given("adapter") and model.model is None:
+        raise UsageError("--adapter belongs to --model, which is not given")
