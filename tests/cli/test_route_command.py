@@ -105,6 +105,7 @@ def test_a_row_without_a_group_is_rejected_and_never_guessed(mmkit: Any, write: 
             "theirs was trained on org/one",
         ),
         (["--route", "groups.jsonl", "--adapters", "redundancy=prompts,other=base"], 65, "peft_type 'PROMPT_TUNING'"),
+        (["--route", "groups.jsonl", "--adapters", "redundancy=biased,other=base"], 65, "biased brings biases for the"),
     ],
 )
 def test_mistakes_are_said_before_a_model_is_loaded(
@@ -113,6 +114,7 @@ def test_mistakes_are_said_before_a_model_is_loaded(
     write("whole/adapter/adapter_config.json", [{"peft_type": "LORA"}])
     write("theirs/adapter_config.json", [{"peft_type": "LORA", "base_model_name_or_path": "org/one"}])
     write("theirs/adapter_model.safetensors", b"")
+    write("biased/adapter_config.json", [{"peft_type": "LORA", "bias": "all"}])
     write("prompts/adapter_config.json", [{"peft_type": "PROMPT_TUNING"}])
     done = mmkit("predict", rows, "--model", "org/another", *options)
     assert (done.code, done.out) == (code, b"")

@@ -226,6 +226,8 @@ def test_what_is_no_lora_of_the_model_is_said_when_the_engine_is_made(
     assert f"was trained on {other.model}, not on {one.model}" in refused(other.adapters[0])
     mixture = edited(one.adapters[0], tmp_path / "mixture", peft_type="MMKIT_MIXLORA")
     assert "is no LoRA adapter (peft_type 'MMKIT_MIXLORA')" in refused(mixture)
+    biased = edited(one.adapters[0], tmp_path / "biased", bias="lora_only")
+    assert "brings biases for the model (bias 'lora_only'), which cannot be switched off" in refused(biased)
     (tmp_path / "mixture" / "adapter_model.safetensors").unlink()
     assert "has no weights" in refused(edited(mixture, tmp_path / "empty", peft_type="LORA"))
     # A base that is not here any more tells nothing: the run may be on another machine.

@@ -42,9 +42,12 @@ def require_lora(directory: str, model: str) -> None:
     Raises as `read_settings` does.
     """
     settings = read_settings(directory)
-    kind, base = settings.get("peft_type"), settings.get("base_model_name_or_path")
+    kind, base, bias = (settings.get(name) for name in ("peft_type", "base_model_name_or_path", "bias"))
     if kind != "LORA":
         raise DataError(f"{directory} is no LoRA adapter (peft_type {kind!r}), and only these can be switched between")
+    if bias not in (None, "none"):
+        # They would stay in the model's layers, and whoever answers next would answer with them.
+        raise DataError(f"{directory} brings biases for the model (bias {bias!r}), which cannot be switched off again")
     if not any((Path(directory) / name).is_file() for name in _WEIGHTS):
         raise DataError(f"{directory} has no weights: there is no {_WEIGHTS[0]}")
     if isinstance(base, str) and _are_different(base, model):
