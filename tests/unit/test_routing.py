@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from mmkit.errors import DataError, UsageError
@@ -96,3 +98,14 @@ def test_the_digest_is_of_what_goes_where() -> None:
         route(ALL, GROUPS | {"jokes": "redundancy", "puns": "synergy"}),
     ]
     assert digest not in {one.digest() for one in others}
+
+
+def test_the_digest_is_of_what_the_adapters_hold(tmp_path: Path) -> None:
+    one = route({"redundancy": str(tmp_path), "other": "base"})
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(b"first")
+    digest = one.digest()
+    weights.write_bytes(b"again")
+    assert one.digest() != digest, "a run would go on with an adapter that was trained anew in its place"
+    weights.write_bytes(b"first")
+    assert one.digest() == digest

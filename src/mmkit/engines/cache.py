@@ -78,7 +78,7 @@ class CachedEngine:
         """What tells the model with that adapter from all others; looked at once."""
         if adapter not in self._answerers:
             model = [self.model, _files_of(self.model)]
-            self._answerers[adapter] = [*model, _contents_of(adapter)] if adapter else model
+            self._answerers[adapter] = [*model, contents_of(adapter)] if adapter else model
         return self._answerers[adapter]
 
     def _key(self, request: Request, choices: list[str] | None) -> bytes:
@@ -192,7 +192,7 @@ def _files_of(model: str) -> list[tuple[str, int, int]]:
     return sorted((name, status.st_size, status.st_mtime_ns) for name, status in files)
 
 
-def _contents_of(adapter: str) -> list[tuple[str, str]] | str:
+def contents_of(adapter: str) -> list[tuple[str, str]] | str:
     """Name and hash of each file of a local adapter that decides its answers; of one that is elsewhere, its name.
 
     Its weights are few, and those of two adapters of one rank are of one size.

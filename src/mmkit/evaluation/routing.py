@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import orjson
 
+from mmkit.engines.cache import contents_of
 from mmkit.errors import DataError, UsageError
 from mmkit.records import Record
 
@@ -56,8 +57,10 @@ class Route:
         return adapter
 
     def digest(self) -> str:
-        """A hash of what goes where: a run that goes on with another one would be two runs."""
-        content = orjson.dumps([self._adapter_of, self._others], option=orjson.OPT_SORT_KEYS)
+        """A hash of what goes where, and of what the adapters' files hold: a run that goes on with another one would be
+        two runs."""
+        held = [contents_of(name) for name in sorted(self.adapters)]
+        content = orjson.dumps([self._adapter_of, self._others, held], option=orjson.OPT_SORT_KEYS)
         return hashlib.sha256(content).hexdigest()[:16]
 
 
