@@ -90,6 +90,11 @@ def test_a_statement_says_where_the_choices_stand() -> None:
     assert text_of(seen) == "One of these:\nA. red\nB. blue\nWhich?"
 
 
+def test_an_image_is_never_shown_without_a_word() -> None:
+    with pytest.raises(DataError, match=r"^choices: the task's statement is made of them alone"):
+        shown({**RECORD, "choices": []}, "image", Statements({"t": "{choices}"}))
+
+
 def test_a_conversation_is_asked_as_predict_asks_it_and_needs_a_statement_for_its_image() -> None:
     turns = [message("user", "What is it?", 1), message("assistant", "A cat."), message("user", "Its colour?")]
     record = {"id": "1", "task": "chat", "images": RECORD["images"], "messages": [*turns, message("assistant", "Red.")]}

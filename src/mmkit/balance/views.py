@@ -150,7 +150,10 @@ def shown(record: Record, view: View, statements: Statements, absent: Absent = "
         raise DataError("images: an interaction needs an image, and the record has none")
     if view == "image":
         statements.require(record)
-        return Shown([message("user", statements.text(record), len(references))], references)
+        text = statements.text(record)
+        if not text:
+            raise DataError("choices: the task's statement is made of them alone, and the record has none")
+        return Shown([message("user", text, len(references))], references)
     messages = prompts.conversation(record)
     if view == "text" and absent == "drop":
         return Shown([_without_images(turn, number) for number, turn in enumerate(messages)])
