@@ -340,9 +340,12 @@ def test_predictions_that_a_likelihood_could_not_be_written_beside_are_refused_b
     assert oracle.groups == []
 
 
+THOUGHT = "<think>A dog? No.</think>a cat"
+
+
 def test_a_judge_is_asked_where_two_answers_differ_and_its_probability_of_yes_is_the_agreement(root: str) -> None:
     rows = [
-        {"id": "1", "question": "What?", "predictions": {"text": "A cat.", "image": "a cat", "both": "a cat"}},
+        {"id": "1", "question": "What?", "predictions": {"text": "A cat.", "image": THOUGHT, "both": "a cat"}},
         {"id": "2", "question": "What?", "predictions": {"text": 'so"}', "image": "a dog", "both": "a cat"}},
     ]
     judge = Oracle("judge")

@@ -16,6 +16,7 @@ from mmkit.engines import Choice
 from mmkit.records import Record, message, parts_text
 from mmkit.tasks import prompts
 from mmkit.tasks.extraction import plain
+from mmkit.tasks.metrics import fields
 
 VERDICTS = ("yes", "no")
 _SLOT = re.compile(r"\{(question|answer_1|answer_2)\}")
@@ -25,11 +26,12 @@ def judge_questions(subjects: Iterable[Subject]) -> Iterator[Question[Choice]]:
     """For each subject the judge's questions: does what a unimodal view predicts mean the same as what both do?
 
     The probability of yes among yes and no is how alike they are. Texts that are equal but for case, white space and a
-    full stop are 1 unasked. Source: none; MINT's δ is any semantic similarity in [0, 1].
+    full stop are 1 unasked; thinking is no part of them. The unimodal one is shown first, and asked about in this order
+    alone. Source: none; MINT's δ is any semantic similarity in [0, 1].
     """
     for subject in subjects:
         for view in UNIMODAL:
-            one, other = subject.predictions[view], subject.predictions["both"]
+            one, other = (_said(subject.predictions[asked]) for asked in (view, "both"))
             if view in subject.judged:
                 continue
             if plain(one) == plain(other):
@@ -45,6 +47,11 @@ def _taker(subject: Subject, view: Unimodal) -> Callable[[Choice], None]:
         subject.judged[view] = 1 / (1 + math.exp(min(no - yes, 700.0)))
 
     return take
+
+
+def _said(prediction: str) -> str:
+    """A prediction without its thinking."""
+    return fields.prediction({"prediction": prediction})
 
 
 def asked_of(record: Record) -> str:
