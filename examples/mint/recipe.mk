@@ -37,7 +37,8 @@ SIMILAR := --by similarity
 endif
 ROOT := $(if $(IMAGE_ROOT), --image-root $(IMAGE_ROOT))
 
-TUNE = mmkit finetune train.jsonl --model $(MODEL) --preset mint$(TUNING)$(ROOT)
+PRESET := mint
+TUNE = mmkit finetune train.jsonl --model $(MODEL) --preset $(PRESET)$(TUNING)$(ROOT)
 PREDICT = mmkit predict --model $(MODEL)$(ROOT)
 ALL_TESTS := test.jsonl$(if $(UNSEEN), unseen.jsonl)
 SCORES := $(patsubst %,scores-%.jsonl,base single mint all mixlora $(CLUSTERS:%=similar-%))
@@ -98,8 +99,9 @@ $(CLUSTERS:%=tuned/similar-%/run.json): tuned/similar-%/run.json: groups-similar
 tuned/all/run.json: train.jsonl $(BASE)
 	$(TUNE) -o tuned/all
 
+tuned/mixlora/run.json: PRESET := mint-mixlora
 tuned/mixlora/run.json: train.jsonl $(BASE)
-	$(TUNE) -o tuned/mixlora --train mixlora --experts 16 --lora-r 4
+	$(TUNE) -o tuned/mixlora
 
 # ---- predictions and scores. A set that no training group has is given the group of its own score.
 
@@ -128,5 +130,7 @@ scores-mint.jsonl: routes.jsonl adapters-mint $(ALL_TESTS)
 scores-single.jsonl: adapters-single test.jsonl
 	$(PREDICT) test.jsonl --route groups-single.jsonl --adapters "$$(cat adapters-single)" | mmkit eval > $@
 
+# vLLM takes no mixture of LoRA.
+scores-mixlora.jsonl: PREDICT += --engine transformers
 scores-all.jsonl scores-mixlora.jsonl $(CLUSTERS:%=scores-similar-%.jsonl): scores-%.jsonl: tuned/%/run.json $(ALL_TESTS)
 	$(PREDICT) $(ALL_TESTS) --adapter tuned/$* | mmkit eval > $@
