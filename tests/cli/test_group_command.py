@@ -161,6 +161,16 @@ def test_records_are_split_by_group_byte_for_byte(mmkit: Mmkit, write: Write, tm
     assert "3 kept, 1 dropped, 0 rejected" in done.err and "group redundancy in by-group/redundancy.jsonl" in done.err
 
 
+def test_files_of_another_format_are_named_so_that_they_can_be_read(mmkit: Mmkit, write: Write) -> None:
+    rows = write("rows.jsonl", [{"id": str(n), "task": "ab"[n % 2], "question": f"{n}?"} for n in range(4)])
+    write("groups.jsonl", [{"task": "a", "group": "one"}, {"task": "b", "group": "two"}])
+    done = mmkit("group", rows, "--groups", "groups.jsonl", "--split-to", "parts", "--to", "parquet")
+    assert done.code == 0, done.err
+    for group, ids in (("one", ["0", "2"]), ("two", ["1", "3"])):
+        read = mmkit("convert", f"parts/{group}.parquet")
+        assert [row["id"] for row in read.rows()] == ids
+
+
 @pytest.mark.parametrize(
     ("record", "why"),
     [

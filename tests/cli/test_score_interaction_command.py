@@ -112,6 +112,28 @@ def test_rows_that_cannot_be_scored_go_to_the_rejects_and_the_others_are_scored(
     assert json.loads((tmp_path / "r.jsonl").read_text())["record"]["id"] == "bad"
 
 
+def test_what_could_not_be_written_is_rejected_before_anybody_is_asked(
+    mmkit: Mmkit, write: Any, picture: Any, tmp_path: Path
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    image = {"path": "p.png", "bytes": (tmp_path / picture("p.png")).read_bytes()}
+    rows = [{"id": f"r{n}", "task": "t", "question": "?", "images": [image]} for n in range(2)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "in.parquet")
+    write("answers.jsonl", [{"id": f"r0/{view}", "text": "a"} for view in ("text", "image", "both")])
+    asked = ["score-interaction", "in.parquet", "--engine", "replay", "--answers", "answers.jsonl"]
+    refused = mmkit(*asked, "--per-sample")
+    assert (refused.code, refused.out) == (65, b"")
+    assert "in.parquet:1: images hold inline bytes, which JSONL does not carry: write .parquet" in refused.err
+    rejected = mmkit(*asked, "--per-sample", "--rejects", "r.jsonl")
+    assert "2 rows in, 0 kept, 0 dropped, 2 rejected" in rejected.err
+    assert "asked" not in rejected.err
+    assert [row["n"] for row in mmkit(*asked).rows()] == [2]
+    assert mmkit(*asked, "--per-sample", "-o", "samples.parquet").code == 0
+    assert [row["n"] for row in mmkit("score-interaction", "samples.parquet").rows()] == [2]
+
+
 def test_one_record_is_no_sample_and_is_marked(mmkit: Mmkit, write: Any) -> None:
     write("in.jsonl", given(1))
     (row,) = mmkit("score-interaction", "in.jsonl").rows()

@@ -21,6 +21,7 @@ from mmkit.engines import Choice, Engine, Reply, Sampling
 from mmkit.errors import DataError, MmkitError, UsageError
 from mmkit.records import Record, with_lineage
 from mmkit.streams import Outcome, Rejected, Result, Row, Used, Withdrawn
+from mmkit.streams.rows import encode
 from mmkit.tasks.extraction import Options
 from mmkit.tasks.prompts import letters
 
@@ -61,6 +62,9 @@ class Measurement:
     is asked all its questions before the next one is. A row about which a model gives no answer is withdrawn, and its
     task's sample is smaller by it.
 
+    `as_lines` says that samples go out as lines of JSON: a row that has no such form is rejected before it is asked
+    about, and not when all is paid for.
+
     Raises UsageError, naming the first such row, where there is nobody to ask.
     """
 
@@ -70,12 +74,15 @@ class Measurement:
         models: Mapping[Asked, str | None],
         engine_of: Callable[[str | None], Engine],
         output: Output = "rows",
+        *,
+        as_lines: bool = False,
     ) -> None:
         self.rows: list[InteractionRow] = []
         self._method = method
         self._models = models
         self._engine_of = engine_of
         self._output = output
+        self._as_lines = as_lines and output == "samples"
         self._asker = Asker(method.sampling, method.image_root)
         self._sampled: dict[str, list[Subject]] = {}
         self._asked_in_general: set[str] = set()
@@ -121,6 +128,8 @@ class Measurement:
     def _require_usable(self, row: Row) -> None:
         """Raise DataError for a row that cannot be asked about or scored, UsageError where there is nobody to ask."""
         record, method = row.record, self._method
+        if self._as_lines:
+            encode(record)
         require_scorable(record, method.similarity)
         if method.similarity == "likelihood" and len(set(scored := self._scored(record))) < len(scored):
             raise DataError("choices: two of them are the same, so that their probabilities cannot be told apart")

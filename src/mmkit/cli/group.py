@@ -308,6 +308,6 @@ def _split(streams: Streams, path: str, directory: str) -> None:
     names = file_names(set(groups.values()))
     require_room("--split-to", directory, list(names.values()), streams)
     for group, name in names.items():
-        streams.output = path_of(directory, name)
+        streams.output = path_of(directory, name, streams)
         notes = [f"group {group} in {streams.output}"]
         streams.run(take(groups, group, path), identity={"groups": groups}, notes=notes.copy)

@@ -1,4 +1,4 @@
-"""Outputs of which each holds a part of the rows: DIR/PART.jsonl, one pass over the input for each."""
+"""Outputs of which each holds a part of the rows: DIR/PART.jsonl, or as --to says, one pass over the input for each."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def require_room(option: str, directory: str, parts: Sequence[str], streams: Str
     if streams.output is not None or streams.dropped is not None:
         raise UsageError(f"{option} names the outputs itself and drops nothing; leave out -o and --dropped")
     for part in parts:
-        target = Path(path_of(directory, part)).resolve()
+        target = Path(path_of(directory, part, streams)).resolve()
         if any(Path(name).resolve() == target for name in streams.inputs or ()):
             raise UsageError(f"{option} {directory}: the part {part!r} would overwrite the input")
 
 
-def path_of(directory: str, part: str) -> str:
-    """Where a part goes."""
-    return f"{directory}/{part}.jsonl"
+def path_of(directory: str, part: str, streams: Streams) -> str:
+    """Where a part goes: under a name that says its format, by which the next command reads it."""
+    return f"{directory}/{part}.{streams.to_format or 'jsonl'}"
 
 
 def _is_pipe(name: str) -> bool:

@@ -81,10 +81,18 @@ def command(
     )
     output: Output = "samples" if per_sample else "nothing" if tables.on_terminal(streams.output) else "rows"
     with model.in_turn() as engine_of:
-        stage = Measurement(method, _models(model, text_model, image_model, judge_model), engine_of, output)
+        models = _models(model, text_model, image_model, judge_model)
+        stage = Measurement(method, models, engine_of, output, as_lines=_as_lines(streams))
         streams.run(stage, resumable=False, notes=lambda: [*stage.notes(), *model.notes()])
         if output == "nothing":
             tables.show(table(stage.rows))  # while stdout is ours: it is closed before the engine is
+
+
+def _as_lines(streams: Streams) -> bool:
+    """Whether rows go out as JSON, which holds no inline images."""
+    from mmkit.streams.sources import format_of
+
+    return (streams.to_format or format_of(streams.output or "")) not in ("arrow", "parquet")
 
 
 def _models(

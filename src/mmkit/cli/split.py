@@ -48,7 +48,7 @@ def command(
         _link(splitter, streams)
     for part in parts if into is not None else [str(take)]:
         if into is not None:
-            streams.output = path_of(into, part)
+            streams.output = path_of(into, part, streams)
         streams.run(splitter.take(part))
 
 
