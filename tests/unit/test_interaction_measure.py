@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import itertools
+import math
 import random
 import tempfile
 from collections import Counter
@@ -368,6 +369,22 @@ def test_what_no_judge_can_have_said_rejects_its_row_and_no_other(delta: Any, tm
         measured(rows, Method(similarity="judge"))
     out, _ = measured(rows, Method(similarity="judge"), rejects=str(tmp_path / "r.jsonl"))
     assert [row["id"] for row in out] == ["2"]
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_judge_without_a_verdict_costs_one_row_and_not_the_run(value: float, tmp_path: Path) -> None:
+    class Undecided(Oracle):
+        def choose(self, requests: Iterable[Request], choices: Sequence[str]) -> Iterator[Choice]:
+            for choice in super().choose(requests, choices):
+                lost = choice.id.startswith("1/")
+                yield Choice(choice.id, dict.fromkeys(choices, value) if lost else choice.log_probs, choice.usage)
+
+    rows = [{"id": f"{n}", "question": f"{n}?", "predictions": {"text": "a", "image": "b", "both": "c"}} for n in "12"]
+    judge = {"judge": Undecided("judge")}
+    rejects = tmp_path / "r.jsonl"
+    out, _ = measured(rows, Method(similarity="judge"), judge, {"judge": "judge"}, rejects=str(rejects))
+    assert [row["id"] for row in out] == ["2"]
+    assert "gave neither yes nor no a probability (text)" in rejects.read_text()
 
 
 def test_a_verdict_on_a_prediction_that_is_asked_for_anew_is_not_kept(root: str) -> None:

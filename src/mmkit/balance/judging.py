@@ -13,6 +13,7 @@ from mmkit.balance.asking import Question, Subject
 from mmkit.balance.interaction import UNIMODAL, Unimodal
 from mmkit.balance.views import Shown
 from mmkit.engines import Choice
+from mmkit.errors import DataError
 from mmkit.records import Record, message, parts_text
 from mmkit.tasks import prompts
 from mmkit.tasks.extraction import plain
@@ -44,6 +45,8 @@ def judge_questions(subjects: Iterable[Subject]) -> Iterator[Question[Choice]]:
 def _taker(subject: Subject, view: Unimodal) -> Callable[[Choice], None]:
     def take(choice: Choice) -> None:
         yes, no = (choice.log_probs[verdict] for verdict in VERDICTS)
+        if math.isnan(no - yes):
+            raise DataError(f"the judge gave neither yes nor no a probability ({view})")
         subject.judged[view] = 1 / (1 + math.exp(min(no - yes, 700.0)))
 
     return take
