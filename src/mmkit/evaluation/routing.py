@@ -71,7 +71,10 @@ def parse_adapters(texts: Iterable[str]) -> dict[str, str]:
         for item in text.split(","):
             group, equals, adapter = (part.strip() for part in item.partition("="))
             if not (group and equals and adapter):
-                raise UsageError(f"--adapters {text}: expected GROUP=DIR, or GROUP={BASE} for the model itself")
+                raise UsageError(
+                    f"--adapters {text}: expected GROUP=DIR, or GROUP={BASE} for the model itself; commas stand between "
+                    "them, and in no name"
+                )
             if group in adapters:
                 raise UsageError(f"--adapters: group {group!r} is given twice")
             adapters[group] = adapter
