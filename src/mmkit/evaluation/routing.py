@@ -72,8 +72,8 @@ def parse_adapters(texts: Iterable[str]) -> dict[str, str]:
             group, equals, adapter = (part.strip() for part in item.partition("="))
             if not (group and equals and adapter):
                 raise UsageError(
-                    f"--adapters {text}: expected GROUP=DIR, or GROUP={BASE} for the model itself; commas stand between "
-                    "them, and in no name"
+                    f"--adapters {text}: expected GROUP=DIR, or GROUP={BASE} for the model itself; commas stand "
+                    "between them, and in no name"
                 )
             if group in adapters:
                 raise UsageError(f"--adapters: group {group!r} is given twice")
