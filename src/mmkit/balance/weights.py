@@ -122,8 +122,7 @@ def lowest_temperature(measures: Sequence[TaskMeasure], *, alphas: Alphas = Alph
     does: weights of mixed parts need not move one way. Where none ever does, the paper's own temperature.
     """
     ranges = [
-        max(values) - min(values)
-        for values in zip(*((m.c_out, m.c_in, m.difficulty) for m in measures), strict=True)
+        max(values) - min(values) for values in zip(*((m.c_out, m.c_in, m.difficulty) for m in measures), strict=True)
     ]
     above = max(ranges) / math.log(GREATEST)
     if above == 0:
