@@ -10,8 +10,8 @@ A picture has a page, a band along its foot and a thing on it, each with a colou
 | table | useless | looks a word up in a table of twelve; the picture is noise |
 | colour | hard | names the thing's colour, one of eight, which no other task names |
 
-Only the caption holds what others ask, so it is to contribute the most. Nothing contributes to the table, nor the table
-to anything. A few hundred rows teach page, band and table, but not the colour.
+Only the caption holds what others ask. Nobody tells the table anything, nor the table anybody. The colour takes more
+rows than page and band do.
 """
 
 from __future__ import annotations
