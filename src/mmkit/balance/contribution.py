@@ -53,30 +53,14 @@ Units: TypeAlias = Mapping[str, Sequence[str]]
 """The tasks of each group; without groups, each task of itself."""
 
 
-class Needed(NamedTuple):
-    """A cell that has to be measured: a training, the task or group that it is of (None where of all or none), the task
-    that it is evaluated on."""
+def trainings(units: Iterable[str], form: Form, difficulty: Difficulty) -> list[tuple[Training, str | None]]:
+    """Every training, with the task or group of `units` that it is of: those of no single one first, each once.
 
-    training: Training
-    of: str | None
-    evaluated_on: str
-
-
-def needed(units: Units, form: Form = "standard", difficulty: Difficulty = "paper") -> list[Needed]:
-    """Every cell of a seed, each once, in the order of its trainings: those of no single task first.
-
-    The base model is a training here, though nobody trains it. Raises as `terms`.
+    The base model is among them in the chat form, though nobody trains it. Raises as `terms`.
     """
-    use = terms(form, difficulty)
-    of_all = (use.start, use.given)
-    return [
-        Needed(training, of, task)
-        for training in sorted(dict.fromkeys(use), key=lambda training: training not in SHARED)
-        for of in ([None] if training in SHARED else units)
-        for unit, tasks in units.items()
-        if training in of_all or of in (None, unit)
-        for task in tasks
-    ]
+    kinds = dict.fromkeys(terms(form, difficulty))
+    shared: list[tuple[Training, str | None]] = [(kind, None) for kind in kinds if kind in SHARED]
+    return shared + [(kind, unit) for kind in kinds if kind not in SHARED for unit in units]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +136,14 @@ def contribution(
     """
     table = _Table(cells)
     units = table.units(groups)
-    table.require(needed(units, form, difficulty))
     use = terms(form, difficulty)
+    table.require(
+        (training, of, task)
+        for training, of in trainings(units, form, difficulty)
+        for unit, tasks in units.items()
+        if training in (use.start, use.given) or of in (None, unit)
+        for task in tasks
+    )
     columns = {task: _Column.of(table, task, unit, list(units), use) for unit, tasks in units.items() for task in tasks}
     denominators = [flat for column in columns.values() for flat in (column.flat_gain(), column.flat_reach())]
     flat = [one for one in denominators if one is not None]
@@ -223,8 +213,8 @@ class _Table:
             raise DataError(f"{next(iter(units))} is alone: contribution is between two at least")
         return units
 
-    def require(self, cells: Iterable[Needed]) -> None:
-        """Raise DataError, naming them, where cells are missing."""
+    def require(self, cells: Iterable[tuple[Training, str | None, str]]) -> None:
+        """Raise DataError, naming them, where cells (training, what it is of, evaluated task) are missing."""
         missing = [cell_name(*cell, seed) for cell in cells for seed in self.seeds if (*cell, seed) not in self._cells]
         if missing:
             raise DataError(f"missing: {_listed(missing)}")
