@@ -10,7 +10,6 @@ SHARE ?= 1
 BASE_STEPS ?= 400
 # Equal weights, weights that follow the losses, and those that follow contribution and difficulty.
 LOSS_METHODS := ew tla rlw dwa igb
-METHODS ?= $(LOSS_METHODS) visatb visatb-matched
 # The large subsets are all rows, as on the paper's Academic Benchmark.
 LARGE ?= 1
 # What to do about a task that its own data teach nothing.
@@ -21,6 +20,7 @@ FLAT ?= error
 ifeq ($(DATA),)
 DATA := tasks
 SETS ?= caption page band table colour
+METHODS ?= $(LOSS_METHODS) visatb visatb-matched
 MODEL ?= base
 MINI ?= 1/10
 FILES := lessons.jsonl $(foreach part,train val test,$(SETS:%=tasks/$(part)/%.jsonl))
@@ -30,6 +30,7 @@ WORDINGS := $(EMPTY) --templates $(HERE)wordings.json
 BASE := $(if $(filter init,$(MODEL)),init/config.json,base/run.json)
 else
 SETS ?= $(basename $(notdir $(wildcard $(DATA)/train/*.jsonl)))
+METHODS ?= $(LOSS_METHODS) visatb
 MINI ?= 1/32
 TUNING := $(EMPTY) --preset visatb
 # Questions on one image are one conversation (the paper's Appendix A).
@@ -104,4 +105,4 @@ $(SCORES): scores-%.jsonl: tuned/%/run.json $(SETS:%=test/%.jsonl)
 	$(PREDICT) $(SETS:%=test/%.jsonl) --model tuned/$* | mmkit eval > $@
 
 comparison.jsonl: scores-stl.jsonl $(SCORES)
-	mmkit compare --baseline stl=scores-stl.jsonl $(METHODS:%=%=scores-%.jsonl) > comparison.jsonl
+	mmkit compare --baseline stl=scores-stl.jsonl $(foreach method,$(METHODS),$(method)=scores-$(method).jsonl) > comparison.jsonl
