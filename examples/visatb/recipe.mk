@@ -25,7 +25,6 @@ MODEL ?= base
 MINI ?= 1/10
 FILES := lessons.jsonl $(foreach part,train val test,$(SETS:%=tasks/$(part)/%.jsonl))
 TUNING := $(EMPTY) --lr 2e-3
-MEASURING := $(TUNING)
 WORDINGS := $(EMPTY) --templates $(HERE)wordings.json
 BASE := $(if $(filter init,$(MODEL)),init/config.json,base/run.json)
 else
@@ -73,11 +72,11 @@ $(VAL) $(SETS:%=test/%.jsonl): %.jsonl: $(DATA)/%.jsonl mmkit.toml
 # ---- contribution, difficulty and the weights that follow from them
 
 # The trained models' values are kept in cells/, so that what is measured last trains only what it alone needs.
-contribution-visatb-matched.jsonl: DIFFICULTY := --difficulty matched
+contribution-visatb-matched.jsonl: DIFFICULTY := $(EMPTY) --difficulty matched
 contribution-visatb-matched.jsonl: | $(filter-out %-matched.jsonl,$(WEIGHED:%=contribution-%.jsonl))
 $(WEIGHED:%=contribution-%.jsonl): $(TRAIN) $(VAL) $(BASE)
-	mmkit measure-contribution --train 'train/*.jsonl' --val 'val/*.jsonl' --model $(MODEL)$(MEASURING)$(ROOT) \
-	    --large $(LARGE) --mini $(MINI) $(DIFFICULTY) --on-flat $(FLAT) --work cells > $@
+	mmkit measure-contribution $(TRAIN:%=--train %) $(VAL:%=--val %) --model $(MODEL)$(TUNING)$(ROOT) \
+	    --large $(LARGE) --mini $(MINI)$(DIFFICULTY) --on-flat $(FLAT) --work cells > $@
 
 $(WEIGHED:%=weights-%.jsonl): weights-%.jsonl: contribution-%.jsonl mmkit.toml
 	mmkit weights $< > $@
