@@ -5,11 +5,11 @@ Source: VisATB (Dai et al., WWW 2026), eqs. 3, 6 and 10 to 12.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
+from mmkit.balance.task_measure import is_number
 from mmkit.errors import DataError
 
 Training: TypeAlias = Literal["mini", "large", "base", "own-mini", "own-large", "matched"]
@@ -21,8 +21,6 @@ many steps as a "large" training takes."""
 TRAININGS: tuple[Training, ...] = get_args(Training)
 SHARED: frozenset[Training] = frozenset({"mini", "base", "matched"})
 """Those that are of no single task."""
-
-_LARGEST = 1e100
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +42,9 @@ class Cell:
     error: float | None = None
 
     def __post_init__(self) -> None:
-        if not _is_number(self.value):
+        if not is_number(self.value):
             raise DataError(f"{self.name}: value: expected a finite number, got {self.value!r}")
-        if self.error is not None and not (_is_number(self.error) and self.error >= 0):
+        if self.error is not None and not (is_number(self.error) and self.error >= 0):
             raise DataError(f"{self.name}: error: expected a finite number of 0 or more, got {self.error!r}")
 
     @property
@@ -105,13 +103,3 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise DataError(f"{name}: expected a name, got {value!r}")
     return value
-
-
-def _is_number(value: object) -> bool:
-    """Whether it is a number that differences and ratios of such numbers cannot make infinite."""
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and abs(value) <= _LARGEST
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from mmkit.errors import DataError
 
@@ -20,6 +20,7 @@ class Measured(NamedTuple):
 
 
 FIELDS = ("C_out", "C_in", "D")
+_LARGEST = 1e100
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,8 @@ class TaskMeasure:
             task,
             Measured(*(_finite(row.get(name), name) for name in FIELDS)),
             _by_seed(row.get("by_seed")),
-            _names(row, "tasks"),
-            _names(row, "flat"),
+            names(row, "tasks"),
+            names(row, "flat"),
         )
 
 
@@ -83,6 +84,11 @@ def deviation(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a number that differences of such numbers cannot make infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+
+
 def _by_seed(value: object) -> tuple[Measured, ...]:
     if value is None:
         return ()
@@ -93,7 +99,8 @@ def _by_seed(value: object) -> tuple[Measured, ...]:
     return tuple(rows) if len(rows) > 1 else ()
 
 
-def _names(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
+def names(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """The names in a field, none where it is not there. Raises DataError where it holds something else."""
     value = row.get(name)
     if value is None:
         return ()
@@ -103,6 +110,6 @@ def _names(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 
 def _finite(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value):
         raise DataError(f"{name}: expected a finite number, got {value!r}")
     return float(value)

@@ -36,6 +36,7 @@ COMMANDS = (
     "render",
     "score-interaction",
     "group",
+    "weights",
     "finetune",
     "predict",
     "eval",
