@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmkit import console
 from mmkit.balance.cells import SHARED, Training, trained_on
 from mmkit.balance.contribution import Difficulty, Form, terms, trainings
 from mmkit.balance.subsets import Rates, Rows, Size
@@ -23,19 +24,23 @@ LEAST_MINI_ROWS, LEAST_LARGE_ROWS, LEAST_STEPS = 1_000, 10_001, 101
 class Planned:
     """A training and what is measured of it.
 
-    `of` is the group (or the task) whose training it is; None where that is all groups' or none. `sizes` is which subset
-    of each task is trained on. `steps` are optimizer steps, 0 where nothing is trained, and `repeats` how many
-    times those that the rows make. `evaluated_on` are tasks.
+    `of` is the group (or the task) whose training it is; None where that is all groups' or none. `num_rows_of` is how
+    many rows of each task are trained on: the first of `Rows.drawn`. `steps` are optimizer steps, 0 where nothing is
+    trained, and `repeats` how many times those that the rows make. `evaluated_on` are tasks.
     """
 
     training: Training
     of: str | None
     seed: int
-    sizes: Mapping[str, Size]
-    num_rows: int
+    num_rows_of: Mapping[str, int]
     steps: int
     evaluated_on: tuple[str, ...]
     repeats: float = 1.0
+
+    @property
+    def num_rows(self) -> int:
+        """Of all tasks."""
+        return sum(self.num_rows_of.values())
 
     @property
     def name(self) -> str:
@@ -45,8 +50,8 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that is to be done. `num_rows` are the rows of all tasks, those of the final model's training, and `groups` the
-    group of each task."""
+    """All that is to be done. `num_rows` are the rows of all tasks, those of the final model's training; `groups` is
+    the group of each task, itself where there are none."""
 
     trainings: tuple[Planned, ...]
     groups: Mapping[str, str]
@@ -61,7 +66,7 @@ class Plan:
 
     @property
     def paper_cost(self) -> float:
-        """R_large + N·R_mini for each seed (section 3.2): what eq. 3 alone takes, where tasks are of one size or not."""
+        """R_large + N·R_mini for each seed (section 3.2): what eq. 3 alone takes."""
         num_groups = len(set(self.groups.values()))
         return self.num_seeds * float(self.rates.large + num_groups * self.rates.mini)
 
@@ -79,7 +84,7 @@ def plan(
     rows: Rows,
     *,
     groups: Mapping[str, str] | None = None,
-    rates: Rates = Rates(),
+    rates: Rates,
     form: Form = "standard",
     difficulty: Difficulty = "paper",
     seeds: Sequence[int] = (0,),
@@ -88,8 +93,8 @@ def plan(
     """The trainings of each seed. `steps_of` tells the optimizer steps of a number of rows.
 
     `form` and `difficulty` are those of `contribution`. "matched" takes as many steps as the longest of the trainings
-    with a large subset. Raises UsageError where form and difficulty do not go together, DataError for a task in no group
-    and where there are not two groups.
+    with a large subset. Raises UsageError where form and difficulty do not go together, DataError for a task in no
+    group and where there are not two groups.
     """
     own_groups = {task: task for task in rows.tasks} if groups is None else _groups_of(rows.tasks, groups)
     units = sorted(set(own_groups.values()))
@@ -121,46 +126,32 @@ class _Maker:
         """A training; it is evaluated on its own group's tasks, or `everywhere`."""
         tasks = self.rows.tasks
         own = [task for task in tasks if self.groups[task] == of]
-        sizes = self._sizes(training, own)
-        num_rows = self._num_rows(sizes)
-        steps = once = self.steps_of(num_rows) if num_rows else 0
+        num_rows_of = self._num_rows_of(training, of)
+        steps = once = self._steps(num_rows_of)
         if training == "matched":
-            steps = max(self._steps_of_large(group) for group in self.groups.values())
-        return Planned(
-            training,
-            of,
-            seed,
-            sizes,
-            num_rows,
-            steps,
-            tuple(tasks if everywhere else own),
-            steps / once if once else 1.0,
-        )
+            steps = max(self._steps(self._num_rows_of("large", group)) for group in self.groups.values())
+        evaluated_on = tuple(tasks if everywhere else own)
+        return Planned(training, of, seed, num_rows_of, steps, evaluated_on, steps / once if once else 1.0)
 
-    def _sizes(self, training: Training, own: Sequence[str]) -> Mapping[str, Size]:
-        mini: dict[str, Size] = dict.fromkeys(self.rows.tasks, "mini")
-        sizes: dict[Training, Mapping[str, Size]] = {
-            "mini": mini,
-            "matched": mini,
-            "large": {**mini, **dict.fromkeys(own, "large")},
-            "base": {},
-            "own-mini": dict.fromkeys(own, "mini"),
-            "own-large": dict.fromkeys(own, "large"),
-        }
-        return sizes[training]
+    def _steps(self, num_rows_of: Mapping[str, int]) -> int:
+        return self.steps_of(sum(num_rows_of.values())) if num_rows_of else 0
 
-    def _num_rows(self, sizes: Mapping[str, Size]) -> int:
-        return sum(self.rates.num_rows(size, self.rows.num_rows(task)) for task, size in sizes.items())
-
-    def _steps_of_large(self, group: str) -> int:
-        own = [task for task in self.rows.tasks if self.groups[task] == group]
-        return self.steps_of(self._num_rows(self._sizes("large", own)))
+    def _num_rows_of(self, training: Training, of: str | None) -> dict[str, int]:
+        own_size: Size = "mini" if training == "own-mini" else "large"
+        found = {}
+        for task, group in self.groups.items():
+            if group == of:
+                found[task] = self.rates.num_rows(own_size, self.rows.num_rows(task))
+            elif training in ("mini", "large", "matched"):
+                found[task] = self.rates.num_rows("mini", self.rows.num_rows(task))
+        return found
 
 
 def advice(found: Plan, rows: Rows) -> list[str]:
     """Where the plan falls short of what the paper advises, with figures: a line each."""
     lines = []
-    for size, least in (("mini", LEAST_MINI_ROWS), ("large", LEAST_LARGE_ROWS)):
+    leasts: Mapping[Size, int] = {"mini": LEAST_MINI_ROWS, "large": LEAST_LARGE_ROWS}
+    for size, least in leasts.items():
         counts: dict[str, int] = {}
         for task, group in found.groups.items():
             counts[group] = counts.get(group, 0) + found.rates.num_rows(size, rows.num_rows(task))
@@ -176,8 +167,8 @@ def advice(found: Plan, rows: Rows) -> list[str]:
     return lines
 
 
-def to_wire(planned: Planned, *, is_trained: bool, num_cells_left: int, duration_s: float | None) -> dict[str, Any]:
-    """The JSON row of a training. `duration_s` is the estimated time of the training; None where nothing is known."""
+def to_wire(planned: Planned, *, is_trained: bool, num_cells_left: int, seconds_a_step: float | None) -> dict[str, Any]:
+    """The JSON row of a training. Its estimated time is null where nobody knows the time of a step."""
     return {
         "training": planned.name,
         "rows": planned.num_rows,
@@ -185,43 +176,64 @@ def to_wire(planned: Planned, *, is_trained: bool, num_cells_left: int, duration
         "evaluated_on": list(planned.evaluated_on),
         "trained": is_trained,
         "cells_left": num_cells_left,
-        "estimated_s": duration_s,
+        "estimated_s": 0.0 if is_trained else None if seconds_a_step is None else planned.steps * seconds_a_step,
     }
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """What `to_wire` gives, for a terminal; header first."""
-    header = ["training", "rows", "steps", "tasks", "cells left", "estimated time"]
+    header = ["training", "rows", "steps", "tasks", "cells left", "time left"]
     return [header, *(_shown(row) for row in rows)]
 
 
 def _shown(row: Mapping[str, Any]) -> list[str]:
-    seconds = row["estimated_s"]
-    time = "done" if row["trained"] else "" if seconds is None else _time(seconds)
-    numbers = [f"{row[name]:,}" for name in ("rows", "steps")]
-    return [row["training"], *numbers, str(len(row["evaluated_on"])), str(row["cells_left"]), time]
+    counts = [f"{count:,}" for count in (row["rows"], row["steps"], len(row["evaluated_on"]), row["cells_left"])]
+    return [row["training"], *counts, "trained" if row["trained"] else _time(row["estimated_s"])]
 
 
-def _time(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes else f"{seconds:.0f} s"
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else console.seconds(seconds)
 
 
-def makefile(found: Plan, command: Sequence[str], output: str) -> str:
-    """A Makefile with a target a training, which evaluates it too, and `output`, which only puts the cells together.
-
-    `command` is the command line without `--plan` and `-o`. Targets are phony: what is there already is found by its
-    content, so that make's clock decides nothing.
-    """
-    line = shlex.join(command).replace("$", "$$")
-    targets = [f"training-{number}" for number in range(len(found.trainings))]
-    rules = [
-        f"{target}:  # {each.name}\n\t{line} --only {shlex.quote(each.name).replace('$', '$$')}\n"
-        for target, each in zip(targets, found.trainings, strict=True)
+def summary(found: Plan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is left of a plan, given as `to_wire` rows, and what all of it costs beside the paper's figure."""
+    left = [row for row in rows if not row["trained"]]
+    times = [row["estimated_s"] for row in left]
+    time = "" if None in times else f", about {console.seconds(sum(times))}"
+    num_cells = sum(row["cells_left"] for row in rows)
+    done = f"{len(left)} of {len(rows)} models to train{time}, {num_cells} cells to measure"
+    if None in times:
+        done += "; time is estimated from the first training on"
+    num_groups = len(set(found.groups.values()))
+    terms_of_cost = f"{found.rates.large} + {num_groups} · {found.rates.mini}"
+    return [
+        done,
+        f"all trainings see {found.cost:.2f} times the rows of the final one; "
+        f"the paper's R_large + N·R_mini = {terms_of_cost} = {found.paper_cost / found.num_seeds:.2f} a seed",
     ]
-    file = output.replace("$", "$$")
-    head = f".PHONY: all {' '.join(targets)}\nall: {' '.join(targets)}\n\t{line} -o {shlex.quote(file)}\n"
-    return "\n".join([head, *rules])
+
+
+def makefile(found: Plan, arguments: Sequence[str]) -> str:
+    """A Makefile with a target a training, which evaluates it too, and contribution.jsonl, which takes them together.
+
+    `arguments` are the command line's. Targets are phony: what is there is known by its content, whatever its date.
+    """
+    names = [f"training-{number}" for number in range(1, len(found.trainings) + 1)]
+    every = " ".join(names)
+    line = f"$(MMKIT) {_quoted(arguments)}"
+    rules = [
+        f"# {each.name}\n{name}:\n\t{line} {_quoted(['--only', each.name])}\n"
+        for name, each in zip(names, found.trainings, strict=True)
+    ]
+    head = f"MMKIT ?= mmkit\n\n.PHONY: contribution.jsonl {every}\n"
+    whole = f"contribution.jsonl: {every}\n\t{line} -o $@\n"
+    return "\n".join([head, whole, *rules])
+
+
+def _quoted(words: Sequence[str]) -> str:
+    if bad := next((word for word in words if "\n" in word), None):
+        raise UsageError(f"a Makefile cannot hold a name with a line break: {bad!r}")
+    return shlex.join(words).replace("$", "$$")
 
 
 def _groups_of(tasks: Collection[str], groups: Mapping[str, str]) -> dict[str, str]:

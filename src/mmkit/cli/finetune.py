@@ -200,20 +200,12 @@ def command(
 
     from mmkit import console
     from mmkit.cli.weights_file import read_task_weights
-    from mmkit.training.presets import preset_named
 
     if model is None:
         raise UsageError('no model: give --model, or set it in mmkit.toml:\n\n[finetune]\nmodel = "…"')
     members = one_group.members()
     placement = processes.placement()
-    chosen = None if preset is None else preset_named(preset)
-    rows_a_step = global_batch or (None if chosen is None else chosen.global_batch)
-    config = tuning.config(chosen, None)
-    if rows_a_step is not None and "accumulation" not in tuning.given():
-        config = tuning.config(chosen, _accumulation(rows_a_step, config, placement))
-    if chosen is not None:
-        console.say(_told(chosen, config, tuning.given(), rows_a_step))
-    _refuse_idle(tuning, config, global_batch)
+    config = configured(tuning, preset, global_batch, placement)
     task_weights = None if weights is None else read_task_weights(weights)
     by_sampling = config.task_sampling == "weights"
     if task_weights is not None and config.balance != "ew":
@@ -251,6 +243,22 @@ def command(
         progress = stack.enter_context(console.Progress(f"finetune {model}", unit="steps"))
         report = tune.finetune(samples, on_step=_follower(progress), **arguments)
     console.say(_summary(report, members))
+
+
+def configured(tuning: Tuning, preset: str | None, global_batch: int | None, placement: Placement) -> TuneConfig:
+    """The settings of a run; says what a preset sets. Raises UsageError where one is impossible or would do nothing."""
+    from mmkit import console
+    from mmkit.training.presets import preset_named
+
+    chosen = None if preset is None else preset_named(preset)
+    rows_a_step = global_batch or (None if chosen is None else chosen.global_batch)
+    config = tuning.config(chosen, None)
+    if rows_a_step is not None and "accumulation" not in tuning.given():
+        config = tuning.config(chosen, _accumulation(rows_a_step, config, placement))
+    if chosen is not None:
+        console.say(_told(chosen, config, tuning.given(), rows_a_step))
+    _refuse_idle(tuning, config, global_batch)
+    return config
 
 
 def _refuse_idle(tuning: Tuning, config: TuneConfig, global_batch: int | None) -> None:

@@ -36,6 +36,7 @@ COMMANDS = (
     "render",
     "score-interaction",
     "group",
+    "measure-contribution",
     "weights",
     "finetune",
     "predict",
