@@ -264,7 +264,10 @@ def test_reasons_name_what_moved_the_weight_most_first() -> None:
         "Ref-bbox: 1.6403, raised: it is hard (D 0.8096 makes 2.2466), receives little (C_in 0.1219 makes 1.0569), "
         "gives much (C_out 0.1582 makes 1.0112)"
     )
-    assert said[2].startswith("VQAv2: 0.8107, lowered: it is easy (D 0.1148 makes 0.5598), ")
+    assert said[2] == (
+        "VQAv2: 0.8107, lowered: it is easy (D 0.1148 makes 0.5598), although it gives much (C_out 0.1952 makes 1.0888), "
+        "receives little (C_in 0.1326 makes 1.0345)"
+    )
 
 
 def test_reasons_leave_out_what_had_no_say_and_tell_what_was_flat() -> None:

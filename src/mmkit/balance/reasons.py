@@ -16,23 +16,26 @@ _WORDS = (
 
 
 def of_measure(weight: TaskWeight, measure: TaskMeasure, alphas: Alphas) -> str:
-    """The sentence for a weight of eq. 8: what moved it most first, each with its measure and the part it led to.
-
-    Parts without a share in the weight are not told.
+    """The sentence for a weight of eq. 8: each part with its measure, what moved the weight most first, and last what
+    moved it the other way. Parts without a share in the weight are not told.
     """
     assert weight.parts is not None
     shares = (alphas.out, alphas.inward, alphas.difficulty)
-    told = sorted(
+    sign = 1 if weight.weight >= 1 else -1
+    pushes = sorted(
         (
-            (share * (part - 1), _clause(words, value, part))
+            (sign * share * (part - 1), _clause(words, value, part))
             for share, part, value, words in zip(shares, weight.parts, measure.measured, _WORDS, strict=True)
             if share
         ),
-        key=lambda pair: -pair[0] if weight.weight >= 1 else pair[0],
+        reverse=True,
     )
+    towards = ", ".join(clause for push, clause in pushes if push >= 0)
+    against = ", ".join(clause for push, clause in reversed(pushes) if push < 0)
     side = "about equal" if abs(weight.weight - 1) < _ALIKE else "raised" if weight.weight > 1 else "lowered"
+    but = f", although it {against}" if against else ""
     flat = f"; flat, so read with care: {', '.join(measure.flat)}" if measure.flat else ""
-    return f"{weight.task}: {weight.weight:.4f}, {side}: it {', '.join(clause for _, clause in told)}{flat}"
+    return f"{weight.task}: {weight.weight:.4f}, {side}: it {towards}{but}{flat}"
 
 
 def of_size(weight: TaskWeight, amounts: Mapping[str, float], strategy: BySize) -> str:

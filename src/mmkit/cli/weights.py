@@ -201,7 +201,7 @@ class _BySize:
             return
         task = record.get("task")
         if not isinstance(task, str) or not task:
-            raise DataError("task: expected a name")
+            raise DataError(f"task: expected a name, got {task!r}; records of no task can have no weight")
         if self._strategy == "equal":
             self._amounts |= dict.fromkeys(names(record, "tasks") or [task], 1)
         else:

@@ -1,0 +1,179 @@
+"""`mmkit weights` as a person runs it: contribution rows or a paper's figures in, weights out, and its mistakes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_kit import Done, Mmkit, on_terminal
+
+from mmkit.cli.weights_file import read_task_weights
+
+Write = Callable[..., str]
+Shell = Callable[[str], Done]
+
+MEASURED = [
+    {"task": "vqa", "C_out": 0.3, "C_in": 0.1, "D": 0.1},
+    {"task": "captions", "C_out": 0.1, "C_in": 0.2, "D": 0.4},
+    {"task": "boxes", "C_out": 0.1, "C_in": 0.2, "D": 1.2},
+]
+V = {"trained_on": "mini", "evaluated_on": "vqa", "metric": "accuracy", "value": 50.0, "seed": 0}
+C = {"from": "vqa", "to": "boxes", "C": 0.25}
+
+
+def weights(done: Done) -> dict[str, float]:
+    assert done.code == 0, done.err
+    return {row["task"]: row["weight"] for row in done.rows()}
+
+
+@pytest.fixture
+def measured(write: Write) -> str:
+    return write("contribution.jsonl", [V, C, *MEASURED])
+
+
+def test_contribution_rows_become_weights_that_finetune_and_mix_read(
+    mmkit: Mmkit, measured: str, tmp_path: Path
+) -> None:
+    done = mmkit("weights", measured, "-o", "weights.jsonl")
+    assert done.code == 0, done.err
+    assert "5 rows in, 5 kept (as 3 rows out)" in done.err
+    assert "; temperature 0.5; weights from 0." in done.err
+    found = read_task_weights(str(tmp_path / "weights.jsonl"))
+    assert list(found) == ["vqa", "captions", "boxes"]
+    assert sum(found.values()) == pytest.approx(3)
+    assert found["boxes"] > found["vqa"] > found["captions"]
+
+
+def test_auto_says_its_temperature_and_the_same_temperature_gives_the_same(mmkit: Mmkit, measured: str) -> None:
+    auto = mmkit("weights", measured, "--temperature", "auto", "--strategy", "difficulty")
+    assert min(weights(auto).values()) == pytest.approx(0.5, abs=1e-6)
+    _, said = auto.err.split("temperature ")
+    again = mmkit("weights", measured, "--temperature", said.split(";")[0], "--strategy", "difficulty")
+    assert weights(again) == pytest.approx(weights(auto), abs=1e-6)
+
+
+def test_weights_beyond_the_papers_bounds_are_named(mmkit: Mmkit, measured: str) -> None:
+    done = mmkit("weights", measured, "--strategy", "difficulty", "--temperature", ".2")
+    assert "outside of 0.5 to 2, which the paper advises to keep to: vqa, captions, boxes" in done.err
+
+
+@pytest.mark.parametrize(
+    ("strategy", "alpha"), [("out", ["1", "0", "0"]), ("in", ["0", "1", "0"]), ("difficulty", ["0", "0", "1"])]
+)
+def test_a_part_alone_is_visatb_with_that_share(mmkit: Mmkit, measured: str, strategy: str, alpha: list[str]) -> None:
+    assert weights(mmkit("weights", measured, "--strategy", strategy)) == weights(
+        mmkit("weights", measured, "--alpha", *alpha)
+    )
+
+
+def test_a_fixed_task_does_not_count(mmkit: Mmkit, measured: str) -> None:
+    without = weights(mmkit("weights", measured))
+    assert weights(mmkit("weights", measured, "--fixed", "chat=1.0")) == {**without, "chat": 1.0}
+    found = weights(mmkit("weights", measured, "--fixed", "boxes=0.25", "--strategy", "equal"))
+    assert found == {"vqa": 1.0, "captions": 1.0, "boxes": 0.25}
+    two = weights(mmkit("weights", measured, "--fixed", "boxes=3"))
+    assert two["vqa"] + two["captions"] == pytest.approx(2)
+
+
+def test_explain_says_a_sentence_a_task_and_changes_no_row(mmkit: Mmkit, measured: str) -> None:
+    plain, explained = (mmkit("weights", measured, "--fixed", "chat=1", *more) for more in ((), ("--explain",)))
+    assert explained.out == plain.out
+    _, *sentences = explained.err.splitlines()
+    assert [sentence.split(":")[0] for sentence in sentences] == ["vqa", "captions", "boxes", "chat"]
+    assert "raised: it is hard (D 1.2000 makes " in sentences[2]
+
+
+def test_groups_weigh_their_tasks(mmkit: Mmkit, write: Write) -> None:
+    rows = [{**MEASURED[0], "tasks": ["gqa", "vqav2"]}, {**MEASURED[1], "tasks": ["coco"], "flat": ["coco"]}]
+    done = mmkit("weights", write("groups.jsonl", rows))
+    assert [(row["task"], row["group"]) for row in done.rows()] == [
+        ("gqa", "vqa"),
+        ("vqav2", "vqa"),
+        ("coco", "captions"),
+    ]
+    assert weights(done)["gqa"] == weights(done)["vqav2"]
+    assert "flat, so read with care: coco" in done.err
+
+
+def test_seeds_become_intervals(mmkit: Mmkit, write: Write) -> None:
+    rows = [{**row, "by_seed": {"C_out": [0.1, 0.2], "C_in": [0.1, 0.1], "D": [row["D"], 0.3]}} for row in MEASURED]
+    for row in mmkit("weights", write("seeds.jsonl", rows)).rows():
+        low, high = row["ci95"]
+        assert 0 <= low <= row["weight"] <= high <= 3
+
+
+def test_the_rows_of_stats_become_weights_by_rows(shell: Shell, write: Write) -> None:
+    records = [{"id": str(number), "task": "a" if number < 9 else "b", "question": "?"} for number in range(10)]
+    write("train.jsonl", records)
+    assert weights(shell("mmkit stats train.jsonl | mmkit weights --strategy size")) == {"a": 1.8, "b": 0.2}
+    assert weights(shell("mmkit stats train.jsonl | mmkit weights --strategy sqrt-size")) == {"a": 1.5, "b": 0.5}
+    assert weights(shell("mmkit stats train.jsonl | mmkit weights --strategy equal")) == {"a": 1.0, "b": 1.0}
+    done = shell("mmkit stats train.jsonl | mmkit weights --strategy tokens")
+    assert "loss_tokens: expected how many there are, 1 or more, as mmkit stats --model counts; got None" in done.err
+
+
+def test_sets_add_up_by_task(mmkit: Mmkit, write: Write) -> None:
+    rows = [
+        {"set": "x", "task": None, "rows": 9, "loss_tokens": 900},
+        {"set": "x", "task": "a", "rows": 1, "loss_tokens": 100},
+        {"set": "y", "task": "a", "rows": 3, "loss_tokens": 300},
+        {"set": "y", "task": "b", "rows": 4, "loss_tokens": 1200},
+    ]
+    assert weights(mmkit("weights", write("stats.jsonl", rows), "--strategy", "size")) == {"a": 1.0, "b": 1.0}
+    assert weights(mmkit("weights", "stats.jsonl", "--strategy", "tokens")) == {"a": 1.5, "b": 0.5}
+
+
+def test_a_terminal_gets_a_table(measured: str, tmp_path: Path) -> None:
+    shown = on_terminal(["weights", measured, "--fixed", "chat=1"], tmp_path)
+    assert "{" not in shown
+    lines = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if len(line.split()) > 2}
+    assert lines["chat"] == ["1.0000", "fixed"]
+    assert lines["boxes"][0].startswith("1.")
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "code", "said"),
+    [
+        ([V, C], [], 65, "no row has C_out, C_in and D of a task; mmkit measure-contribution makes them"),
+        ([*MEASURED, MEASURED[0]], [], 65, "bad.jsonl:4: task 'vqa' a second time"),
+        ([{"task": "a", "C_out": 1, "C_in": 1}], [], 65, "bad.jsonl:1: D: expected a finite number, got None"),
+        ([{"weight": 1}], [], 65, "bad.jsonl:1: task: expected a name"),
+        (MEASURED, ["--strategy", "size"], 65, "bad.jsonl:1: rows: expected how many there are"),
+        (
+            [{"set": "x", "task": "", "rows": 1}],
+            ["--strategy", "size"],
+            65,
+            "bad.jsonl:1: task: expected a name, got ''; records of no task can have no weight",
+        ),
+        ([{"set": "x", "task": None, "rows": 1}], ["--strategy", "size"], 65, "no row is of a task"),
+        ([{"task": "a", "rows": 0}], ["--strategy", "size"], 65, "rows: expected how many there are, 1 or more"),
+        (MEASURED, ["--temperature", "0"], 2, "expected a number above 0, or auto, got '0'"),
+        (MEASURED, ["--temperature", "nan"], 2, "expected a number above 0, or auto"),
+        (MEASURED, ["--alpha", "1", "1", "1"], 2, "--alpha: expected three shares that sum to 1, got 1 1 1"),
+        (MEASURED, ["--alpha", "1", "0", "0", "--strategy", "in"], 2, "--alpha has no say in --strategy in"),
+        (MEASURED, ["--temperature", "1", "--strategy", "equal"], 2, "--temperature has no say in --strategy equal"),
+        (MEASURED, ["--fixed", "chat"], 2, "--fixed: expected TASK=WEIGHT with a weight of 0 or more, got 'chat'"),
+        (MEASURED, ["--fixed", "=1"], 2, "--fixed: expected TASK=WEIGHT"),
+        (MEASURED, ["--fixed", "chat=-1"], 2, "--fixed: expected TASK=WEIGHT"),
+        (MEASURED, ["--fixed", "chat=nan"], 2, "--fixed: expected TASK=WEIGHT"),
+        ([{**MEASURED[0], "tasks": ["a"]}, {**MEASURED[1], "tasks": ["a"]}], [], 65, "task 'a' a second time"),
+        ([], [], 65, "no row has C_out, C_in and D"),
+    ],
+)
+def test_mistakes_are_named(
+    mmkit: Mmkit, write: Write, rows: list[dict[str, Any]], arguments: list[str], code: int, said: str
+) -> None:
+    done = mmkit("weights", write("bad.jsonl", rows), *arguments)
+    assert (done.code, done.out) == (code, b"")
+    assert said in done.err
+
+
+def test_a_nan_in_the_file_is_refused_with_its_line(mmkit: Mmkit, tmp_path: Path) -> None:
+    lines = [json.dumps(row) for row in MEASURED]
+    (tmp_path / "nan.jsonl").write_text("\n".join([*lines, '{"task":"d","C_out":NaN,"C_in":0,"D":0}']) + "\n")
+    done = mmkit("weights", "nan.jsonl")
+    assert (done.code, done.out) == (65, b"")
+    assert "nan.jsonl:4: " in done.err
