@@ -1,0 +1,194 @@
+"""What is trained and measured again, and what is not: with trainings that only write down what they were asked."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmkit.balance.cells import Cell
+from mmkit.balance.contribution import Form
+from mmkit.balance.measuring import Done, EvaluationOrder, Measuring, Procedure, TrainingOrder, Value
+from mmkit.balance.plan import Plan, plan
+from mmkit.balance.subsets import Rates, Rows
+from mmkit.errors import DataError, LimitError
+
+RATES = Rates(Fraction(1, 2), Fraction(1, 8))
+
+
+def rows_of(tasks: Sequence[str], count: int, *, part: str = "train", text: str = "", order: int = 0) -> Rows:
+    """`count` rows a task; `order` is a seed to shuffle them by."""
+    every = [(task, number) for task in tasks for number in range(count)]
+    random.Random(order).shuffle(every)
+    rows = Rows()
+    for task, number in every:
+        record = {"id": f"{part}-{number}", "task": task, "text": text}
+        rows.add(record, json.dumps(record).encode())
+    return rows
+
+
+class Laboratory:
+    """A work directory, and what was asked for in it."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self.trained: list[tuple[int, int, int | None]] = []
+        self.evaluated: list[str] = []
+        self.training: Mapping[str, Any] = {"lr": 0.1}
+        self.evaluation: Mapping[str, Any] = {"metric": None}
+        self.model = {"files": "abc"}
+        self.validation_text = ""
+        self.fails_after = 10**6
+
+    def train(self, order: TrainingOrder) -> None:
+        if len(self.trained) == self.fails_after:
+            raise LimitError("the disk is full")
+        lines = order.rows.read_text().splitlines()
+        self.trained.append((len(lines), order.seed, order.max_steps))
+        order.out.mkdir()
+        (order.out / "rows").write_text(order.rows.read_text())
+
+    def evaluate(self, order: EvaluationOrder) -> dict[str, Value]:
+        tasks = sorted({json.loads(line)["task"] for line in order.rows.read_text().splitlines()})
+        self.evaluated += tasks
+        skill = 0 if order.model is None else (order.model / "rows").read_text().count
+        return {task: Value("em", float(skill(f'"{task}"')) if skill else 0.0, 1.5) for task in tasks}
+
+    def plan(self, tasks: Sequence[str], **options: Any) -> tuple[Plan, Measuring]:
+        order = options.pop("order", 0)
+        rows = rows_of(tasks, 16, order=order)
+        validation = rows_of(tasks, 3, part="val", text=self.validation_text, order=order)
+        procedure = Procedure(self.train, self.evaluate, self.model, self.training, self.evaluation)
+        found = plan(rows, rates=RATES, steps_of=lambda num_rows: num_rows, **options)
+        return found, Measuring(self.work, rows, validation, procedure)
+
+    def measure(self, tasks: Sequence[str], *, jobs: int = 1, **options: Any) -> tuple[int, int, list[Cell]]:
+        """Trainings and evaluated tasks of this time, and all cells."""
+        self.trained.clear()
+        self.evaluated.clear()
+        found, measuring = self.plan(tasks, **options)
+        done: list[Done] = []
+        measuring.measure_all(found, jobs=jobs, on_done=done.append)
+        assert len(done) == len(found.trainings)
+        assert sum(one.trained for one in done) == len(self.trained)
+        assert sum(one.num_cells for one in done) == len(self.evaluated)
+        return len(self.trained), len(self.evaluated), measuring.cells(found)
+
+    def left(self, tasks: Sequence[str], **options: Any) -> tuple[int, int]:
+        """What the plan says: trainings and cells that are left."""
+        found, measuring = self.plan(tasks, **options)
+        trainings = sum(not measuring.is_trained(planned) for planned in found.trainings)
+        return trainings, sum(len(measuring.tasks_left(planned)) for planned in found.trainings)
+
+
+@pytest.fixture
+def laboratory(tmp_path: Path) -> Laboratory:
+    return Laboratory(tmp_path / "work")
+
+
+def test_it_trains_and_measures_the_plan_and_the_second_time_nothing(laboratory: Laboratory) -> None:
+    trained, evaluated, cells = laboratory.measure("ab")
+    assert (trained, evaluated) == (3, 6)
+    values = {(cell.trained_on, cell.evaluated_on): cell.value for cell in cells}
+    assert values["mini", "a"] == values["large:b", "a"] == 2
+    assert values["large:a", "a"] == values["large:b", "b"] == 8
+    assert laboratory.measure("ab") == (0, 0, cells)
+
+
+def test_the_order_of_rows_and_jobs_at_once_change_nothing(laboratory: Laboratory) -> None:
+    cells = laboratory.measure("abc", jobs=3)[2]
+    assert laboratory.measure("abc", order=5) == (0, 0, cells)
+
+
+@pytest.mark.parametrize(
+    ("form", "trainings", "cells"),
+    [
+        pytest.param("standard", 4, 12, id="every-training-has-the-new-task's-mini-subset"),
+        pytest.param("chat", 2, 3 + 3 + 1, id="the-new-task's-trainings-and-the-others-on-it"),
+    ],
+)
+def test_a_further_task_trains_what_the_plan_says(
+    laboratory: Laboratory, form: Form, trainings: int, cells: int
+) -> None:
+    laboratory.measure("ab", form=form)
+    assert laboratory.left("abc", form=form) == (trainings, cells)
+    assert laboratory.measure("abc", form=form)[:2] == (trainings, cells)
+    assert laboratory.left("abc", form=form) == (0, 0)
+
+
+def test_other_settings_other_models_and_other_seeds_are_other_trainings(laboratory: Laboratory) -> None:
+    laboratory.measure("ab")
+    assert laboratory.left("ab", seeds=(0, 1)) == (3, 6)
+    laboratory.training = {"lr": 0.2}
+    assert laboratory.left("ab") == (3, 6)
+    laboratory.training = {"lr": 0.1}
+    laboratory.model = {"files": "other"}
+    assert laboratory.left("ab") == (3, 6)
+
+
+def test_other_validation_rows_and_metrics_are_measured_without_training(laboratory: Laboratory) -> None:
+    laboratory.measure("ab")
+    laboratory.validation_text = "edited"
+    assert laboratory.measure("ab")[:2] == (0, 6)
+    laboratory.evaluation = {"metric": "vqa"}
+    assert laboratory.measure("ab")[:2] == (0, 6)
+
+
+def test_the_base_model_is_measured_once_for_all_seeds_and_settings(laboratory: Laboratory) -> None:
+    _, evaluated, cells = laboratory.measure("ab", form="chat", seeds=(0, 1))
+    assert evaluated == 2 + 2 * (2 * 2 + 2)
+    assert [cell.seed for cell in cells if cell.training == "base"] == [0, 0, 1, 1]
+    laboratory.training = {"lr": 0.2}
+    found, measuring = laboratory.plan("ab", form="chat")
+    assert measuring.tasks_left(found.named("base@0")) == []
+
+
+def test_matched_steps_are_ordered_and_a_training_that_needs_none_is_the_mini_one(laboratory: Laboratory) -> None:
+    assert laboratory.measure("ab", difficulty="matched")[0] == 4
+    assert Counter(laboratory.trained) == {(4, 0, None): 1, (4, 0, 10): 1, (10, 0, None): 2}
+    found, measuring = laboratory.plan("ab", difficulty="matched")
+    same = replace(found.named("matched@0"), steps=4, repeats=1.0)
+    assert measuring.is_trained(same) and measuring.tasks_left(same) == []
+
+
+def test_what_was_done_before_a_failure_is_kept(laboratory: Laboratory) -> None:
+    laboratory.fails_after = 2
+    with pytest.raises(LimitError, match="the disk is full"):
+        laboratory.measure("ab")
+    laboratory.fails_after = 10**6
+    assert laboratory.left("ab") == (1, 2)
+    assert laboratory.measure("ab")[:2] == (1, 2)
+
+
+def test_a_file_that_was_being_written_is_no_cell(laboratory: Laboratory) -> None:
+    cells = laboratory.measure("ab")[2]
+    for path in (laboratory.work / "cells").iterdir():
+        path.rename(path.with_name(path.name + ".part-1"))
+        break
+    assert laboratory.measure("ab") == (0, 1, cells)
+
+
+def test_a_value_that_is_no_number_is_named_and_not_kept(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(laboratory, "evaluate", lambda order: {"a": Value("em", float("nan"), None)})
+    with pytest.raises(DataError, match="mini on a"):
+        laboratory.measure("ab")
+    monkeypatch.setattr(laboratory, "evaluate", lambda order: {"b": Value("em", 1.0, None)})
+    with pytest.raises(DataError, match="no value of 'a'"):
+        laboratory.measure("ab")
+    assert laboratory.left("ab")[1] == 6
+
+
+def test_the_time_of_a_step_is_known_from_the_first_training_on(laboratory: Laboratory) -> None:
+    assert laboratory.plan("ab")[1].seconds_a_step() is None
+    laboratory.measure("ab")
+    pace = laboratory.plan("ab")[1].seconds_a_step()
+    assert pace is not None and pace >= 0
