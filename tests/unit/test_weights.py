@@ -265,8 +265,8 @@ def test_reasons_name_what_moved_the_weight_most_first() -> None:
         "gives much (C_out 0.1582 makes 1.0112)"
     )
     assert said[2] == (
-        "VQAv2: 0.8107, lowered: it is easy (D 0.1148 makes 0.5598), although it gives much (C_out 0.1952 makes 1.0888), "
-        "receives little (C_in 0.1326 makes 1.0345)"
+        "VQAv2: 0.8107, lowered: it is easy (D 0.1148 makes 0.5598), although it "
+        "gives much (C_out 0.1952 makes 1.0888), receives little (C_in 0.1326 makes 1.0345)"
     )
 
 
