@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,21 +44,14 @@ class ValidationCheck:
         from mmkit.tasks import prompts
         from mmkit.tasks.metrics import metric_for
 
-        record: Mapping[str, object] = row.record
-        metric = (self._metric or metric_for(row.record)).name
-        self._require_no_judge(row)
-        if (other := self._metric_of.setdefault(str(record["task"]), metric)) != metric:
-            raise DataError(f"task {record['task']!r} has two metrics, {other} and {metric}: give --metric")
+        metric, task = self._metric or metric_for(row.record), row.record["task"]
+        if metric.default_rule == "judge":
+            raise DataError(f"{metric.name} needs a judge's grades, and V is measured without one: give --metric")
+        if (other := self._metric_of.setdefault(task, metric.name)) != metric.name:
+            raise DataError(f"task {task!r} has two metrics, {other} and {metric.name}: give --metric")
         prompts.conversation(row.record)
         self._scorer.score({**row.record, "prediction": _ANSWER})
 
     def finish(self) -> None:
         """Score what had to wait for all rows."""
         self._scorer.rest()
-
-    def _require_no_judge(self, row: Row) -> None:
-        from mmkit.tasks.metrics import metric_for
-
-        metric = self._metric or metric_for(row.record)
-        if metric.default_rule == "judge":
-            raise DataError(f"{metric.name} needs a judge's grades, and V is measured without one: give --metric")
