@@ -249,6 +249,24 @@ def test_a_denominator_inside_the_errors_of_its_values_is_flat() -> None:
     assert contribution(with_errors(7.0)).flat == ()
 
 
+def test_clipping_keeps_what_is_within_bounds_of_a_denominator_in_its_noise() -> None:
+    noisy = [replace(cell, error=100.0) for cell in cells(with_values(BY_HAND, large_b__a=90.0))]
+    found = pairs(contribution(noisy, on_flat="clip"))
+    assert found == {"ab": (0.5,), "ac": (0.0,), "ba": (1.0,), "bc": (-0.2,), "ca": (0.0,), "cb": (-0.1,)}
+
+
+def test_one_seed_with_a_denominator_not_above_zero_is_enough_to_be_flat() -> None:
+    gains = (40, 40, 40, 40, -1)
+    seeds = [cells(with_values(BY_HAND, large_a__a=20.0 + gain), seed) for seed, gain in enumerate(gains)]
+    with pytest.raises(DataError, match=r"^a: C divides by .* which is not above 0: 40, 40, 40, 40, -1\n"):
+        contribution(chain(*seeds))
+
+
+def test_seeds_come_by_number() -> None:
+    late, early = cells(BY_HAND, seed=8), cells(with_values(BY_HAND, large_a__b=54.0), seed=0)
+    assert pairs(contribution([*late, *early]))["ab"] == (0.7, 0.5)
+
+
 def test_missing_cells_are_named() -> None:
     there = [
         cell for cell in cells(BY_HAND) if cell.name not in ("V of large:a on b, seed 0", "V of mini on c, seed 0")
