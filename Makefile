@@ -57,6 +57,7 @@ smoke: .venv/run ## every recipe with a few steps, to see that it runs
 	$(MAKE) --no-print-directory -C examples/adamllm smoke BIN=$(CURDIR)/$(BIN)
 	$(MAKE) --no-print-directory -C examples/mlan smoke BIN=$(CURDIR)/$(BIN)
 	$(MAKE) --no-print-directory -C examples/mint smoke BIN=$(CURDIR)/$(BIN)
+	$(MAKE) --no-print-directory -C examples/visatb smoke BIN=$(CURDIR)/$(BIN)
 
 science: .venv/dev ## planted truth over several seeds, and what came out; an hour of CPU time (adamllm a quarter, mint a tenth, mlan the rest)
 	$(BIN)/pytest -m science -rP
