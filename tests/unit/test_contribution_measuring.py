@@ -66,7 +66,7 @@ class Laboratory:
         rows = rows_of(tasks, 16, order=order)
         validation = rows_of(tasks, 3, part="val", text=self.validation_text, order=order)
         procedure = Procedure(self.train, self.evaluate, self.model, self.training, self.evaluation)
-        found = plan(rows, rates=RATES, steps_of=lambda num_rows: num_rows, **options)
+        found = plan(rows, **{"rates": RATES, **options}, steps_of=lambda num_rows: num_rows)
         return found, Measuring(self.work, rows, validation, procedure)
 
     def measure(self, tasks: Sequence[str], *, jobs: int = 1, **options: Any) -> tuple[int, int, list[Cell]]:
@@ -131,6 +131,12 @@ def test_other_settings_other_models_and_other_seeds_are_other_trainings(laborat
     laboratory.training = {"lr": 0.1}
     laboratory.model = {"files": "other"}
     assert laboratory.left("ab") == (3, 6)
+
+
+def test_a_seed_trains_anew_where_it_draws_the_same_rows(laboratory: Laboratory) -> None:
+    all_rows = Rates(Fraction(1), Fraction(1))
+    assert laboratory.measure("ab", form="chat", rates=all_rows)[0] == 2
+    assert laboratory.measure("ab", form="chat", rates=all_rows, seeds=(0, 1))[0] == 2
 
 
 def test_other_validation_rows_and_metrics_are_measured_without_training(laboratory: Laboratory) -> None:
