@@ -126,6 +126,15 @@ def test_sets_add_up_by_task(mmkit: Mmkit, write: Write) -> None:
     assert weights(mmkit("weights", "stats.jsonl", "--strategy", "tokens")) == {"a": 1.5, "b": 0.5}
 
 
+def test_fixed_tasks_and_groups_in_the_other_strategies(mmkit: Mmkit, write: Write) -> None:
+    sizes = write("sizes.jsonl", [{"task": task, "rows": rows} for task, rows in (("a", 1), ("b", 3), ("c", 96))])
+    found = weights(mmkit("weights", sizes, "--strategy", "size", "--fixed", "c=1"))
+    assert found == {"a": 0.5, "b": 1.5, "c": 1.0}
+    groups = write("groups.jsonl", [{**MEASURED[0], "tasks": ["gqa", "vqav2"]}, MEASURED[1]])
+    found = weights(mmkit("weights", groups, "--strategy", "equal"))
+    assert found == {"gqa": 1.0, "vqav2": 1.0, "captions": 1.0}
+
+
 def test_a_terminal_gets_a_table(measured: str, tmp_path: Path) -> None:
     shown = on_terminal(["weights", measured, "--fixed", "chat=1"], tmp_path)
     assert "{" not in shown
