@@ -137,6 +137,21 @@ def test_what_could_not_be_measured_is_refused_before_anything_is_trained(
     assert not (folder / "contribution").exists()
 
 
+def test_images_that_a_table_holds_are_no_obstacle(mmkit: Mmkit, folder: Path, picture: Callable[[str], str]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    image = {"bytes": (folder / picture("navy.png")).read_bytes()}
+    rows = [row("look", number, images=[image]) for number in range(4)]
+    for one in rows:
+        one["messages"][0]["content"].insert(0, {"type": "image"})
+    for part in ("train", "val"):
+        parquet.write_table(pa.Table.from_pylist(rows), folder / part / "look.parquet")
+    done = plan(mmkit, "--train", "train/look.parquet", "--val", "val/look.parquet")
+    assert done.code == 0, done.err
+    assert "large:look@0" in [found["training"] for found in done.rows()]
+
+
 def test_scores_alone_are_computed_and_piped_to_weights(shell: Callable[[str], Done], write: Write) -> None:
     values = {
         "mini": {"a": 10, "b": 20},

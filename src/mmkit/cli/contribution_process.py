@@ -18,6 +18,9 @@ from typing import Any
 from mmkit import console
 from mmkit.errors import MmkitError, missing_module
 
+_Z95 = 1.96
+"""Standard errors on each side of a mean in its 95 % interval."""
+
 
 def train(job: Mapping[str, Any]) -> None:
     """Train `model` on `rows` by `config` and leave it in `out`."""
@@ -80,9 +83,6 @@ def _values(predictions: str, metric: str | None, rule: str | None) -> dict[str,
             "error": error,
         }
     return tasks
-
-
-_Z95 = 1.96
 
 
 def _end_with_parent() -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mmkit.balance.measuring import Done, Measuring
     from mmkit.balance.plan import Plan
     from mmkit.balance.subsets import Rows
+    from mmkit.records import Record
     from mmkit.streams import Row
     from mmkit.training import TuneConfig
 
@@ -220,20 +221,28 @@ def command(
 
 def _read(option: str, patterns: Sequence[str] | None, check: Callable[[Row], None]) -> Rows:
     """The rows of files by name or pattern. The first bad one is an error that names file and line."""
-    import orjson
-
     from mmkit.balance.subsets import Rows
     from mmkit.streams import read_rows
 
     rows = Rows()
     for row in read_rows(_files(option, patterns)):
         try:
-            rows.add(row.record, orjson.dumps(row.record))
+            rows.add(row.record, _line(row.record))
             check(row)
         except MmkitError as error:
             told = str(error)
             raise type(error)(told if told.startswith(row.where) else f"{row.where}: {told}") from None
     return rows
+
+
+def _line(record: Record) -> bytes:
+    """The record as JSON; an image that it holds as bytes becomes a data URI."""
+    import orjson
+
+    from mmkit.training.samples import without_bytes
+
+    images = record.get("images")
+    return orjson.dumps({**record, "images": list(map(without_bytes, images))} if images else record)
 
 
 def _files(option: str, patterns: Sequence[str] | None) -> list[str]:

@@ -40,7 +40,7 @@ class Sample:
         own = {"id": self.id, "task": self.task, "messages": list(self.messages)}
         record = dict(own if self.record is None else self.record)
         if self.images:
-            record["images"] = [_without_bytes(reference) for reference in self.images]
+            record["images"] = [without_bytes(reference) for reference in self.images]
         return record
 
     def to_wire(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def sample_of(
     )
 
 
-def _without_bytes(reference: Mapping[str, Any]) -> dict[str, Any]:
+def without_bytes(reference: Mapping[str, Any]) -> dict[str, Any]:
     """The reference with inline bytes as a data URI."""
     data = reference.get("bytes")
     if not isinstance(data, bytes | bytearray):
