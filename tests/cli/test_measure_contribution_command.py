@@ -152,7 +152,9 @@ def test_images_that_a_table_holds_are_no_obstacle(mmkit: Mmkit, folder: Path, p
     assert "large:look@0" in [found["training"] for found in done.rows()]
 
 
-def test_scores_alone_are_computed_and_piped_to_weights(shell: Callable[[str], Done], write: Write) -> None:
+def test_scores_alone_are_computed_and_piped_to_weights(
+    shell: Callable[[str], Done], write: Write, tmp_path: Path
+) -> None:
     values = {
         "mini": {"a": 10, "b": 20},
         "large:a": {"a": 50, "b": 30},
@@ -172,6 +174,12 @@ def test_scores_alone_are_computed_and_piped_to_weights(shell: Callable[[str], D
     measured = {found["task"]: found for found in done.rows() if "D" in found}
     assert measured["a"] == {"task": "a", "C_out": 0.5, "C_in": 0.25, "D": pytest.approx(0.8)}
     assert shell("mmkit measure-contribution --scores all.jsonl").out == done.out
+    shown = on_terminal(["measure-contribution", "--scores", "V.jsonl"], tmp_path)
+    assert [line.split() for line in shown.splitlines() if "0." in line] == [
+        ["a", "0.500", "0.500", "0.800"],
+        ["b", "0.250", "0.250", "0.500"],
+        ["C_in", "0.250", "0.500"],
+    ]
     weights = shell("mmkit weights all.jsonl")
     assert sum(found["weight"] for found in weights.rows()) == pytest.approx(2)
 
