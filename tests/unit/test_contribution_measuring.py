@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mmkit.balance.cells import Cell
-from mmkit.balance.contribution import Form
+from mmkit.balance.contribution import Difficulty, Form, contribution
 from mmkit.balance.measuring import Done, EvaluationOrder, Measuring, Procedure, TrainingOrder, Value
 from mmkit.balance.plan import Plan, plan
 from mmkit.balance.subsets import Rates, Rows
@@ -131,6 +131,22 @@ def test_other_settings_other_models_and_other_seeds_are_other_trainings(laborat
     laboratory.training = {"lr": 0.1}
     laboratory.model = {"files": "other"}
     assert laboratory.left("ab") == (3, 6)
+
+
+@pytest.mark.parametrize("groups", [None, {"a": "x", "b": "x", "c": "y"}], ids=["tasks", "groups"])
+@pytest.mark.parametrize(
+    ("form", "difficulty"),
+    [("standard", "paper"), ("standard", "precise"), ("standard", "matched"), ("chat", "paper"), ("chat", "precise")],
+)
+def test_the_cells_of_a_plan_are_those_that_its_formulas_need(
+    laboratory: Laboratory, form: Form, difficulty: Difficulty, groups: dict[str, str] | None
+) -> None:
+    options = {"form": form, "difficulty": difficulty, "groups": groups}
+    cells = laboratory.measure("abc", **options, seeds=(0, 1))[2]
+    found = contribution(cells, **options, on_flat="drop")
+    assert [row.task for row in found.tasks] == (["a", "b", "c"] if groups is None else ["x", "y"])
+    with pytest.raises(DataError, match="missing"):
+        contribution(cells[:-1], **options, on_flat="drop")
 
 
 def test_a_seed_trains_anew_where_it_draws_the_same_rows(laboratory: Laboratory) -> None:
