@@ -25,6 +25,10 @@ MODEL ?= base
 MINI ?= 1/10
 FILES := lessons.jsonl $(foreach part,train val test,$(SETS:%=tasks/$(part)/%.jsonl))
 TUNING := $(EMPTY) --lr 2e-3
+# Over all rows every method gets everything right. A model a task takes its share of the steps.
+STEPS ?= 250
+OF_ALL := $(EMPTY) --max-steps $(STEPS)
+OF_ONE := $(EMPTY) --max-steps $(shell echo $$(($(STEPS) / $(words $(SETS)))))
 WORDINGS := $(EMPTY) --templates $(HERE)wordings.json
 BASE := $(if $(filter init,$(MODEL)),init/config.json,base/run.json)
 else
@@ -84,12 +88,12 @@ $(WEIGHED:%=weights-%.jsonl): weights-%.jsonl: contribution-%.jsonl mmkit.toml
 # ---- a model a task (STL), and one a method for all tasks. Tasks of UNWEIGHED are trained on, too, each with weight 1.
 
 $(SETS:%=tuned/stl-%/run.json): tuned/stl-%/run.json: train/%.jsonl $(BASE)
-	$(TUNE) $< -o tuned/stl-$*
+	$(TUNE)$(OF_ONE) $< -o tuned/stl-$*
 
 $(WEIGHED:%=tuned/%/run.json): tuned/%/run.json: weights-%.jsonl
 $(WEIGHED:%=tuned/%/run.json): BALANCE = --weights weights-$*.jsonl --default-weight 1
 $(METHODS:%=tuned/%/run.json): tuned/%/run.json: $(TRAIN) $(UNWEIGHED) $(BASE)
-	$(TUNE) $(TRAIN) $(UNWEIGHED) -o tuned/$* $(or $(BALANCE),--balance $*)
+	$(TUNE)$(OF_ALL) $(TRAIN) $(UNWEIGHED) -o tuned/$* $(or $(BALANCE),--balance $*)
 
 # ---- predictions, scores, and all methods against a model a task
 
