@@ -67,7 +67,7 @@ scorer/run.json: first/run.json any-view.jsonl
 # ---- the groups: by interaction (MINT), without the correction for chance, each task alone, by like instructions
 
 interaction.jsonl: $(SCORED) mmkit.toml
-	mmkit score-interaction $(SCORED) --model $(SCORER)$(SCORE)$(ROOT) > interaction.jsonl
+	mmkit score-interaction $(SCORED) --model $(SCORER) $(SCORE)$(ROOT) > interaction.jsonl
 
 groups-mint.jsonl: interaction.jsonl
 	mmkit group interaction.jsonl $(GROUP) > groups-mint.jsonl
@@ -112,7 +112,7 @@ unseen.jsonl: $(UNSEEN) mmkit.toml
 	mmkit instruct $(UNSEEN)$(WORDINGS) > unseen.jsonl
 
 interaction-unseen.jsonl: $(UNSEEN) mmkit.toml
-	mmkit score-interaction $(UNSEEN) --model $(SCORER)$(SCORE)$(ROOT) > interaction-unseen.jsonl
+	mmkit score-interaction $(UNSEEN) --model $(SCORER) $(SCORE)$(ROOT) > interaction-unseen.jsonl
 
 routes.jsonl: groups-mint.jsonl $(if $(UNSEEN),interaction-unseen.jsonl)
 ifeq ($(UNSEEN),)

@@ -18,12 +18,13 @@ USED: Mapping[str, tuple[str, ...]] = {
     "vllm.engine.arg_utils": (
         "EngineArgs(*, model, dtype, seed, enforce_eager, max_model_len, max_num_seqs, block_size, limit_mm_per_prompt,"
         " gpu_memory_utilization, kv_cache_memory_bytes, tensor_parallel_size, enable_prefix_caching, enable_lora,"
-        " max_lora_rank, disable_log_stats)",
+        " max_lora_rank, max_loras, disable_log_stats)",
     ),
     "vllm.v1.engine.llm_engine": (
         "LLMEngine.from_engine_args(engine_args)",
         "LLMEngine.add_request(request_id, prompt, params, *, lora_request)",
         "LLMEngine.step()",
+        "LLMEngine.add_lora(lora_request)",
         "LLMEngine.abort_request(request_ids)",
         "LLMEngine: model_config renderer engine_core",
     ),
@@ -43,6 +44,8 @@ USED: Mapping[str, tuple[str, ...]] = {
     "vllm.inputs.llm": ("TokensPrompt: prompt_token_ids multi_modal_data multi_modal_uuids",),
     "vllm.inputs.engine": ("MultiModalInput: prompt_token_ids", "TokensInput: prompt_token_ids"),
     "vllm.lora.request": ("LoRARequest(lora_name, lora_int_id, lora_path)",),
+    "vllm.platforms": (": current_platform",),
+    "vllm.platforms.interface": ("Platform.is_cpu()",),
     "vllm.sampling_params": (
         "SamplingParams(*, max_tokens, temperature, top_p, seed, stop_token_ids, ignore_eos, skip_special_tokens,"
         " detokenize, output_kind, logprob_token_ids, skip_clone)",

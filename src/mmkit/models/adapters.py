@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkit.errors import DataError, MissingInputError, missing_extra
-from mmkit.models.loading import HUB_ID, quiet
+from mmkit.models.loading import ADAPTER_CONFIG, HUB_ID, quiet
 
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
@@ -21,13 +21,13 @@ def read_settings(directory: str) -> Mapping[str, Any]:
     """
     if not Path(directory).is_dir():
         raise MissingInputError(f"adapter {directory!r}: no such directory")
-    path = Path(directory) / "adapter_config.json"
+    path = Path(directory) / ADAPTER_CONFIG
     try:
         settings = json.loads(path.read_bytes())
     except FileNotFoundError:
         inner = Path(directory) / "adapter"
         hint = f"; {inner} is one" if (inner / path.name).is_file() else ""
-        raise DataError(f"{directory} is not an adapter directory: it has no adapter_config.json{hint}") from None
+        raise DataError(f"{directory} is not an adapter directory: it has no {ADAPTER_CONFIG}{hint}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a LoRA configuration: {error}") from None
     if not isinstance(settings, dict):
@@ -53,7 +53,7 @@ def require_lora(directory: str, model: str) -> None:
     if isinstance(base, str) and _are_different(base, model):
         raise DataError(
             f"{directory} was trained on {base}, not on {model}; if they are the same model, "
-            f"put the second name into {Path(directory) / 'adapter_config.json'}"
+            f"put the second name into {Path(directory) / ADAPTER_CONFIG}"
         )
 
 
