@@ -190,7 +190,8 @@ def test_a_run_that_was_killed_asks_nothing_twice_and_gives_the_same_bytes(
         done = mmkit(*options, *cache, "--base-url", server.base_url)
         asked_again = len(server.received)
     assert done.out == whole.out
-    assert asked_again <= needed - needed // 2 + in_flight
+    not_yet_kept = 2 * in_flight  # replies are kept in the order of the requests, which are read that far ahead
+    assert asked_again <= needed - needed // 2 + not_yet_kept
     assert f"{asked_again:,} replies" in done.err
     assert mmkit(*options, *cache, "--base-url", "http://127.0.0.1:9/v1").out == whole.out, "all is known now"
 
