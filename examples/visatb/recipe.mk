@@ -29,6 +29,8 @@ TUNING := $(EMPTY) --lr 2e-3
 STEPS ?= 250
 OF_ALL := $(EMPTY) --max-steps $(STEPS)
 OF_ONE := $(EMPTY) --max-steps $(shell echo $$(($(STEPS) / $(words $(SETS)))))
+# IGBv1's first 200 steps measure losses only; here it starts as soon as DWA.
+tuned/igb/run.json: WINDOW := $(EMPTY) --balance-window 25
 WORDINGS := $(EMPTY) --templates $(HERE)wordings.json
 BASE := $(if $(filter init,$(MODEL)),init/config.json,base/run.json)
 else
@@ -93,7 +95,7 @@ $(SETS:%=tuned/stl-%/run.json): tuned/stl-%/run.json: train/%.jsonl $(BASE)
 $(WEIGHED:%=tuned/%/run.json): tuned/%/run.json: weights-%.jsonl
 $(WEIGHED:%=tuned/%/run.json): BALANCE = --weights weights-$*.jsonl --default-weight 1
 $(METHODS:%=tuned/%/run.json): tuned/%/run.json: $(TRAIN) $(UNWEIGHED) $(BASE)
-	$(TUNE)$(OF_ALL) $(TRAIN) $(UNWEIGHED) -o tuned/$* $(or $(BALANCE),--balance $*)
+	$(TUNE)$(OF_ALL) $(TRAIN) $(UNWEIGHED) -o tuned/$* $(or $(BALANCE),--balance $*$(WINDOW))
 
 # ---- predictions, scores, and all methods against a model a task
 
