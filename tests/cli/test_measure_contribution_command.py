@@ -172,7 +172,8 @@ def test_scores_alone_are_computed_and_piped_to_weights(
         {"from": "b", "to": "a", "C": 0.25},
     ]
     measured = {found["task"]: found for found in done.rows() if "D" in found}
-    assert measured["a"] == {"task": "a", "C_out": 0.5, "C_in": 0.25, "D": pytest.approx(0.8)}
+    rule = {"form": "standard", "difficulty": "paper"}
+    assert measured["a"] == {"task": "a", "C_out": 0.5, "C_in": 0.25, "D": pytest.approx(0.8), **rule}
     assert shell("mmkit measure-contribution --scores all.jsonl").out == done.out
     shown = on_terminal(["measure-contribution", "--scores", "V.jsonl"], tmp_path)
     assert [line.split() for line in shown.splitlines() if "0." in line] == [

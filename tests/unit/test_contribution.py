@@ -74,8 +74,17 @@ def test_three_tasks_by_hand() -> None:
 def test_rows_are_what_was_computed() -> None:
     rows = contribution(cells(BY_HAND)).to_wire()
     assert rows[0] == {"from": "a", "to": "b", "C": 0.5}
-    assert rows[6] == {"task": "a", "C_out": 0.25, "C_in": 0.125, "D": pytest.approx(2 / 3)}
+    rule = {"form": "standard", "difficulty": "paper"}
+    assert rows[6] == {"task": "a", "C_out": 0.25, "C_in": 0.125, "D": pytest.approx(2 / 3), **rule}
     assert len(rows) == 6 + 3
+
+
+def test_rows_of_tasks_say_by_which_rule() -> None:
+    *_, last = contribution(cells(CHAT), form="chat", difficulty="precise").to_wire()
+    assert (last["form"], last["difficulty"]) == ("chat", "precise")
+    rows = {row["task"]: row for row in contribution(cells(FLAT), on_flat="clip").to_wire() if "task" in row}
+    assert (rows["c"]["flat"], rows["c"]["on_flat"]) == (["c"], "clip")
+    assert "on_flat" not in rows["a"]
 
 
 def test_several_seeds_give_mean_and_deviation() -> None:

@@ -100,15 +100,23 @@ class Flat:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """C of every pair, then C_out, C_in and D of every task (or group), and which denominators were flat."""
+    """C of every pair, then C_out, C_in and D of every task (or group), which denominators were flat, and by which
+    rule all were computed."""
 
     pairs: tuple[PairContribution, ...]
     tasks: tuple[TaskMeasure, ...]
     flat: tuple[Flat, ...]
+    form: Form
+    difficulty: Difficulty
+    on_flat: OnFlat
 
     def to_wire(self) -> list[dict[str, Any]]:
-        """The JSON rows, pairs first. They hold finite numbers alone."""
-        return [*(pair.to_wire() for pair in self.pairs), *(task.to_wire() for task in self.tasks)]
+        """The JSON rows, pairs first. They hold finite numbers alone; those of tasks also say by which rule."""
+        return [*(pair.to_wire() for pair in self.pairs), *(task.to_wire() | self._rule(task) for task in self.tasks)]
+
+    def _rule(self, task: TaskMeasure) -> dict[str, str]:
+        rule: dict[str, str] = {"form": self.form, "difficulty": self.difficulty}
+        return {**rule, "on_flat": self.on_flat} if task.flat else rule
 
 
 def contribution(
@@ -173,6 +181,9 @@ def contribution(
             for (unit, tasks), by_quantity in zip(units.items(), measured, strict=True)
         ),
         tuple(flat),
+        form,
+        difficulty,
+        on_flat,
     )
 
 
