@@ -13,7 +13,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.mark.parametrize("recipe", ["adamllm", "mlan", "mint"])
+@pytest.mark.parametrize("recipe", ["adamllm", "mlan", "mint", "visatb"])
 def test_no_option_is_glued_to_the_word_before_it(recipe: str, tmp_path: Path) -> None:
     """Make strips the blank that a variable's value begins with."""
     copy = shutil.copytree(EXAMPLES / recipe, tmp_path / recipe, ignore=shutil.ignore_patterns("work"))
