@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from cli_kit import Done, Mmkit, on_terminal
 
+from mmkit.cli.training_rows import read_samples
 from mmkit.cli.weights_file import read_task_weights
 
 Write = Callable[..., str]
@@ -47,12 +49,25 @@ def test_contribution_rows_become_weights_that_finetune_and_mix_read(
     assert found["boxes"] > found["vqa"] > found["captions"]
 
 
+def test_rows_say_by_which_rule_they_were_computed(mmkit: Mmkit, measured: str) -> None:
+    def rule(*arguments: str) -> dict[str, Any]:
+        *_, row, fixed = mmkit("weights", measured, "--fixed", "chat=1", *arguments).rows()
+        assert fixed == {"task": "chat", "weight": 1.0, "fixed": True}
+        return {name: row.get(name) for name in ("strategy", "temperature", "alpha")}
+
+    assert rule() == {"strategy": "visatb", "temperature": 0.5, "alpha": [0.25, 0.25, 0.5]}
+    assert rule("--strategy", "in", "--temperature", "2") == {"strategy": "in", "temperature": 2.0, "alpha": [0, 1, 0]}
+    assert rule("--strategy", "equal") == {"strategy": "equal", "temperature": None, "alpha": None}
+
+
 def test_auto_says_its_temperature_and_the_same_temperature_gives_the_same(mmkit: Mmkit, measured: str) -> None:
     auto = mmkit("weights", measured, "--temperature", "auto", "--strategy", "difficulty")
     assert min(weights(auto).values()) == pytest.approx(0.5, abs=1e-6)
-    _, said = auto.err.split("temperature ")
-    again = mmkit("weights", measured, "--temperature", said.split(";")[0], "--strategy", "difficulty")
-    assert weights(again) == pytest.approx(weights(auto), abs=1e-6)
+    temperature = auto.rows()[0]["temperature"]
+    assert f"; temperature {temperature:.9g};" in auto.err
+    again = mmkit("weights", measured, "--temperature", str(temperature), "--strategy", "difficulty")
+    assert again.out == auto.out
+    assert "outside" not in again.err
 
 
 def test_weights_beyond_the_papers_bounds_are_named(mmkit: Mmkit, measured: str) -> None:
@@ -76,6 +91,8 @@ def test_a_fixed_task_does_not_count(mmkit: Mmkit, measured: str) -> None:
     assert found == {"vqa": 1.0, "captions": 1.0, "boxes": 0.25}
     two = weights(mmkit("weights", measured, "--fixed", "boxes=3"))
     assert two["vqa"] + two["captions"] == pytest.approx(2)
+    none = mmkit("weights", measured, "--temperature", "auto", *(f"--fixed={row['task']}=2" for row in MEASURED))
+    assert weights(none) == {"vqa": 2.0, "captions": 2.0, "boxes": 2.0}
 
 
 def test_explain_says_a_sentence_a_task_and_changes_no_row(mmkit: Mmkit, measured: str) -> None:
@@ -83,7 +100,7 @@ def test_explain_says_a_sentence_a_task_and_changes_no_row(mmkit: Mmkit, measure
     assert explained.out == plain.out
     _, *sentences = explained.err.splitlines()
     assert [sentence.split(":")[0] for sentence in sentences] == ["vqa", "captions", "boxes", "chat"]
-    assert "raised: it is hard (D 1.2000 makes " in sentences[2]
+    assert "raised: it is harder (D 1.2000 makes " in sentences[2]
 
 
 def test_groups_weigh_their_tasks(mmkit: Mmkit, write: Write) -> None:
@@ -96,6 +113,51 @@ def test_groups_weigh_their_tasks(mmkit: Mmkit, write: Write) -> None:
     ]
     assert weights(done)["gqa"] == weights(done)["vqav2"]
     assert "flat, so read with care: coco" in done.err
+
+
+@pytest.mark.parametrize("strategy", ["visatb", "equal"])
+def test_a_fixed_group_fixes_its_tasks_and_does_not_count(mmkit: Mmkit, write: Write, strategy: str) -> None:
+    groups = write("groups.jsonl", [{**MEASURED[0], "task": "qa", "tasks": ["gqa", "vqa"]}, *MEASURED[1:]])
+    without = weights(mmkit("weights", write("rest.jsonl", MEASURED[1:]), "--strategy", strategy))
+    for fixed in (["qa=3"], ["gqa=3", "vqa=3"]):
+        done = mmkit("weights", groups, "--strategy", strategy, *(f"--fixed={each}" for each in fixed))
+        assert weights(done) == {**without, "gqa": 3.0, "vqa": 3.0}
+    one = weights(mmkit("weights", groups, "--strategy", strategy, "--fixed", "vqa=3"))
+    assert one == {**weights(mmkit("weights", groups, "--strategy", strategy)), "vqa": 3.0}
+
+
+def test_groups_go_from_values_to_a_mixture_and_a_training(
+    mmkit: Mmkit, shell: Shell, write: Write, tmp_path: Path
+) -> None:
+    values = {"mini": (20, 0.2, 50), "large:qa": (60, 0.6, 55), "large:text": (30, 0.4, 75)}
+    write("V.jsonl", [
+        {"trained_on": training, "evaluated_on": task, "metric": "em", "value": value}
+        for training, row in values.items()
+        for task, value in zip(("gqa", "vqa", "alpaca"), row, strict=True)
+    ])  # fmt: skip
+    members = {"gqa": "qa", "vqa": "qa", "alpaca": "text"}
+    write("groups.jsonl", [{"task": task, "group": group} for task, group in members.items()])
+    done = shell(
+        "mmkit measure-contribution --scores V.jsonl --groups groups.jsonl"
+        " | mmkit weights --temperature .05 --fixed chat=2 -o weights.jsonl"
+    )
+    assert done.code == 0, done.err
+    found = read_task_weights(str(tmp_path / "weights.jsonl"))
+    assert found["gqa"] == found["vqa"] > 1 > found["alpaca"] > 0
+    write("train.jsonl", [
+        {"id": f"{task}{number}", "task": task, "messages": [
+            {"role": "user", "content": [{"type": "text", "text": f"{task} {number}?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "yes"}]},
+        ]}
+        for task in found
+        for number in range(100)
+    ])  # fmt: skip
+    mixed = mmkit("mix", "train.jsonl", "--weights", "weights.jsonl", "--budget", "100").rows()
+    counts = Counter(row["task"] for row in mixed)
+    total = sum(found.values())
+    assert all(abs(counts[task] - 100 * weight / total) < 1 for task, weight in found.items())
+    samples = read_samples([str(tmp_path / "train.jsonl")], task_weights=found)
+    assert {sample.task: sample.weight for sample in samples} == found
 
 
 def test_seeds_become_intervals(mmkit: Mmkit, write: Write) -> None:
@@ -168,6 +230,7 @@ def test_a_terminal_gets_a_table(measured: str, tmp_path: Path) -> None:
         (MEASURED, ["--fixed", "=1"], 2, "--fixed: expected TASK=WEIGHT"),
         (MEASURED, ["--fixed", "chat=-1"], 2, "--fixed: expected TASK=WEIGHT"),
         (MEASURED, ["--fixed", "chat=nan"], 2, "--fixed: expected TASK=WEIGHT"),
+        (MEASURED, ["--fixed", "chat=1", "--fixed", "chat=2"], 2, "--fixed: task 'chat' a second time"),
         ([{**MEASURED[0], "tasks": ["a"]}, {**MEASURED[1], "tasks": ["a"]}], [], 65, "task 'a' a second time"),
         ([], [], 65, "no row has C_out, C_in and D"),
     ],

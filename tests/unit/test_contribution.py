@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mmkit.balance.cells import Cell
 from mmkit.balance.contribution import Contribution, Difficulty, Form, contribution, trainings
+from mmkit.balance.weights import visatb
 from mmkit.errors import DataError, UsageError
 
 BY_HAND: Mapping[str, Mapping[str, float]] = {
@@ -69,6 +70,25 @@ def test_three_tasks_by_hand() -> None:
         "c": (-0.05, -0.1, 1 - 50 / 75),
     }
     assert found.flat == ()
+
+
+def test_from_v_to_weights_by_hand() -> None:
+    """With T = 0.25 / log 2 each 0.25 of a measure is a factor of 2: λ_out is 3 (4, 1, 1) / 6, and so on."""
+    table = {
+        "mini": {"a": 20, "b": 30, "c": 60},
+        "large:a": {"a": 40, "b": 45, "c": 70},
+        "large:b": {"a": 20, "b": 60, "c": 60},
+        "large:c": {"a": 20, "b": 30, "c": 80},
+    }
+    found = contribution(cells(table))
+    assert measured(found) == {"a": (0.5, 0, 0.5), "b": (0, 0.25, 0.5), "c": (0, 0.25, 0.25)}
+    weights = {row.task: row for row in visatb(found.tasks, temperature=0.25 / math.log(2))}
+    assert {task: row.parts for task, row in weights.items()} == {
+        "a": pytest.approx((2, 1.5, 1.2)),
+        "b": pytest.approx((0.5, 0.75, 1.2)),
+        "c": pytest.approx((0.5, 0.75, 0.6)),
+    }
+    assert {task: row.weight for task, row in weights.items()} == pytest.approx({"a": 1.475, "b": 0.9125, "c": 0.6125})
 
 
 def test_rows_are_what_was_computed() -> None:

@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 
 from mmkit.balance import reasons
 from mmkit.balance.task_measure import Measured, TaskMeasure
-from mmkit.balance.weights import Alphas, BySize, by_size, is_outside, lowest_temperature, visatb, with_fixed
+from mmkit.balance.weights import (
+    Alphas,
+    BySize,
+    TaskWeight,
+    by_size,
+    counted,
+    fixed_tasks,
+    is_outside,
+    lowest_temperature,
+    of_each_task,
+    visatb,
+)
 from mmkit.errors import DataError, UsageError
 
 ACADEMIC = ("ShareGPT4V", "Ref-caption", "VQAv2", "GQA", "ChartQA", "OCRVQA", "Ref-bbox")
@@ -230,54 +241,129 @@ def test_sizes_that_are_none(amount: float) -> None:
         by_size({"a": 1, "b": amount}, "size")
 
 
-def test_a_group_weighs_each_of_its_tasks_alike() -> None:
-    weights = by_size({"captions": 1, "vqa": 3}, "size")
-    found = with_fixed(weights, {"captions": ("coco", "textcap"), "vqa": ()}, {})
+MEMBERS = {"captions": ("coco", "textcap"), "gqa": ("gqa",), "vqa": ("vqa", "okvqa")}
+"""Two groups, of which one has the name of a task in it, and a task."""
+
+
+def test_a_group_weighs_each_of_its_tasks_alike_in_the_order_of_the_input() -> None:
+    found = of_each_task(by_size({"captions": 1, "gqa": 2, "vqa": 3}, "size"), MEMBERS, {})
     assert [(row.task, row.weight, row.group) for row in found] == [
-        ("vqa", 1.5, None),
         ("coco", 0.5, "captions"),
         ("textcap", 0.5, "captions"),
+        ("gqa", 1.0, None),
+        ("vqa", 1.5, "vqa"),
+        ("okvqa", 1.5, "vqa"),
     ]
 
 
 def test_a_fixed_task_stands_in_place_of_its_weight() -> None:
-    weights = by_size({"captions": 1, "vqa": 3}, "size")
-    found = with_fixed(weights, {"captions": ("coco", "textcap")}, {"coco": 2.0, "chat": 1.0})
-    assert {row.task: (row.weight, row.fixed) for row in found} == {
-        "vqa": (1.5, False),
-        "textcap": (0.5, False),
-        "coco": (2.0, True),
-        "chat": (1.0, True),
-    }
+    found = of_each_task(by_size({"captions": 1, "gqa": 3}, "size"), MEMBERS, {"coco": 2.0, "chat": 1.0})
+    assert found == [
+        TaskWeight("textcap", 0.5, group="captions"),
+        TaskWeight("gqa", 1.5),
+        TaskWeight("coco", 2.0, group="captions", fixed=True),
+        TaskWeight("chat", 1.0, fixed=True),
+    ]
     assert found[-1].to_wire() == {"task": "chat", "weight": 1.0, "fixed": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "tasks"),
+    [("captions", ["coco", "textcap"]), ("vqa", ["vqa"]), ("okvqa", ["okvqa"]), ("chat", ["chat"])],
+)
+def test_a_name_fixes_a_task_or_else_a_groups_tasks(name: str, tasks: list[str]) -> None:
+    assert fixed_tasks([(name, 3.0)], MEMBERS) == dict.fromkeys(tasks, 3.0)
+
+
+@pytest.mark.parametrize("named", [[("chat", 1.0), ("chat", 2.0)], [("coco", 1.0), ("captions", 1.0)]])
+def test_a_task_that_is_fixed_twice_is_refused(named: list[tuple[str, float]]) -> None:
+    with pytest.raises(UsageError, match=r"^--fixed: task '(chat|coco)' a second time$"):
+        fixed_tasks(named, MEMBERS)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "left"),
+    [
+        (["coco"], ["captions", "gqa", "vqa"]),
+        (["coco", "textcap", "chat"], ["gqa", "vqa"]),
+        (["gqa", "vqa"], ["captions", "vqa"]),
+    ],
+)
+def test_a_group_counts_as_long_as_one_of_its_tasks_is_not_fixed(fixed: list[str], left: list[str]) -> None:
+    assert counted(MEMBERS, dict.fromkeys(fixed, 1.0)) == left
 
 
 def test_a_task_of_two_groups_is_refused() -> None:
     weights = by_size({"x": 1, "y": 1}, "size")
     with pytest.raises(DataError, match="task 'a' a second time"):
-        with_fixed(weights, {"x": ("a",), "y": ("a",)}, {})
+        of_each_task(weights, {"x": ("a",), "y": ("a",)}, {"a": 1.0})
+
+
+def explained(measures: list[TaskMeasure], *shares: float) -> list[str]:
+    alphas = Alphas(*shares)
+    found = visatb(measures, alphas=alphas)
+    return [reasons.of_measure(*pair, alphas) for pair in zip(found, measures, strict=True)]
 
 
 def test_reasons_name_what_moved_the_weight_most_first() -> None:
-    said = [reasons.of_measure(*pair, Alphas()) for pair in zip(visatb(MEASURES), MEASURES, strict=True)]
+    said = explained(MEASURES)
     assert said[-1] == (
-        "Ref-bbox: 1.6403, raised: it is hard (D 0.8096 makes 2.2466), receives little (C_in 0.1219 makes 1.0569), "
-        "gives much (C_out 0.1582 makes 1.0112)"
+        "Ref-bbox: 1.6403, raised: it is harder (D 0.8096 makes 2.2466), receives less (C_in 0.1219 makes 1.0569), "
+        "gives more (C_out 0.1582 makes 1.0112)"
     )
     assert said[2] == (
-        "VQAv2: 0.8107, lowered: it is easy (D 0.1148 makes 0.5598), although it "
-        "gives much (C_out 0.1952 makes 1.0888), receives little (C_in 0.1326 makes 1.0345)"
+        "VQAv2: 0.8107, lowered: it is easier (D 0.1148 makes 0.5598), although it "
+        "gives more (C_out 0.1952 makes 1.0888), receives less (C_in 0.1326 makes 1.0345)"
+    )
+    assert said[0].endswith(
+        "receives more (C_in 0.1634 makes 0.9727), although it gives more (C_out 0.1637 makes 1.0223)"
+    )
+    assert said[4] == (
+        "ChartQA: 1.0020, about equal: it is harder (D 0.4489 makes 1.0920), although it gives less "
+        "(C_out 0.0768 makes 0.8592), receives more (C_in 0.1674 makes 0.9649)"
     )
 
 
-def test_reasons_leave_out_what_had_no_say_and_tell_what_was_flat() -> None:
-    measures = [TaskMeasure("a", Measured(0.1, 0.2, 0.3), flat=("coco",)), TaskMeasure("b", Measured(0.1, 0.2, 0.3))]
-    alphas = Alphas(1, 0, 0)
-    said = [reasons.of_measure(*pair, alphas) for pair in zip(visatb(measures, alphas=alphas), measures, strict=True)]
-    assert said == [
-        "a: 1.0000, about equal: it gives as much as most (C_out 0.1000 makes 1.0000); flat, so read with care: coco",
-        "b: 1.0000, about equal: it gives as much as most (C_out 0.1000 makes 1.0000)",
+def test_a_task_that_harms_the_others_least_gives_more_and_not_much() -> None:
+    harmful = [TaskMeasure("a", Measured(-0.1, 0, 0)), TaskMeasure("b", Measured(-0.9, 0, 0))]
+    assert [sentence.partition("; ")[0] for sentence in explained(harmful)] == [
+        "a: 1.1660, raised: it gives more (C_out -0.1000 makes 1.6640)",
+        "b: 0.8340, lowered: it gives less (C_out -0.9000 makes 0.3360)",
     ]
+
+
+def test_what_did_not_move_a_weight_is_no_reason_for_it() -> None:
+    hard, easy = explained([TaskMeasure("a", Measured(0.1, 0.2, 0.9)), TaskMeasure("b", Measured(0.1, 0.2, 0.3))])
+    assert hard == (
+        "a: 1.2685, raised: it is harder (D 0.9000 makes 1.5370); "
+        "it receives as much (C_in 0.2000 makes 1.0000), gives as much (C_out 0.1000 makes 1.0000)"
+    )
+    assert easy.partition("; ")[0] == "b: 0.7315, lowered: it is easier (D 0.3000 makes 0.4630)"
+
+
+def test_reasons_leave_out_what_had_no_say_and_tell_the_tasks_of_a_group_and_what_was_flat() -> None:
+    measures = [
+        TaskMeasure("a", Measured(0.1, 0.2, 0.3), tasks=("coco", "textcap"), flat=("coco",)),
+        TaskMeasure("b", Measured(0.1, 0.2, 0.3)),
+    ]
+    assert explained(measures, 1, 0, 0) == [
+        "a (coco, textcap): 1.0000, about equal: it gives as much (C_out 0.1000 makes 1.0000)"
+        "; flat, so read with care: coco",
+        "b: 1.0000, about equal: it gives as much (C_out 0.1000 makes 1.0000)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "said"),
+    [
+        ("equal", "b: 1.0000, as every task that is not fixed"),
+        ("size", "b: 0.5714, for 400 of 2,100 rows"),
+        ("sqrt-size", "b: 0.8571, for 400 of 2,100 rows, by their square root"),
+        ("tokens", "b: 0.5714, for 400 of 2,100 loss tokens: the fewer, the greater"),
+    ],
+)
+def test_reasons_by_size(strategy: BySize, said: str) -> None:
+    assert reasons.of_size(by_size(SIZES, strategy)[1], SIZES, strategy) == said
 
 
 ROW = {"task": "a", "C_out": 0.1, "C_in": 0, "D": -0.5}

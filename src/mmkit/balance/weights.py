@@ -7,7 +7,7 @@ instead of given, and intervals, are ours.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -92,7 +92,9 @@ def visatb(
     """
     if not 0 < temperature < math.inf:
         raise UsageError(f"--temperature: expected a number above 0, got {temperature:g}")
-    require_distinct([measure.task for measure in measures])
+    if not measures:
+        raise DataError("there is no task to weigh")
+    _require_distinct([measure.task for measure in measures])
     parts = _parts([measure.measured for measure in measures], temperature)
     weights = [
         TaskWeight(measure.task, _mixed(part, alphas), part) for measure, part in zip(measures, parts, strict=True)
@@ -110,11 +112,11 @@ def visatb(
 
 
 def lowest_temperature(measures: Sequence[TaskMeasure], *, alphas: Alphas = Alphas()) -> float:
-    """The temperature down to which all final weights stay within [0.5, 2.0], to a relative 1e-6.
+    """The temperature down to which all final weights of one task or more stay within [0.5, 2.0], to a relative 1e-6.
 
     From a temperature above which they cannot leave it (the widest range of a measure over log 2) it goes down until
-    one does: weights of mixed parts need not move one way. Where none ever does, as where all tasks are equal in C and
-    D, the paper's own temperature.
+    one does: weights of mixed parts need not move one way. Where none ever does there is no lowest, and it is the
+    paper's own: as for tasks that are equal in C and D, and for two of which neither leads in most of the shares.
     """
     columns = zip(*(measure.measured for measure in measures), strict=True)
     above: float = max(max(values) - min(values) for values in columns) / math.log(GREATEST)
@@ -143,9 +145,8 @@ def by_size(amounts: Mapping[str, float], strategy: BySize) -> list[TaskWeight]:
     """Weights that sum to the number of tasks, from the rows of each, or its loss tokens for "tokens".
 
     "tokens" is what averaging the mean losses of the tasks (TLA) implies: λ_i T_i is the same for all in eq. 2. Raises
-    DataError where there is no task or an amount is not above 0.
+    DataError where an amount is not above 0.
     """
-    require_distinct(list(amounts))
     if empty := next((task for task, amount in amounts.items() if not 0 < amount < math.inf), None):
         raise DataError(f"task {empty!r}: expected a size above 0, got {amounts[empty]!r}")
     share_of: Mapping[BySize, Callable[[float], float]] = {
@@ -159,28 +160,49 @@ def by_size(amounts: Mapping[str, float], strategy: BySize) -> list[TaskWeight]:
     return [TaskWeight(task, len(shares) * share / total) for task, share in zip(amounts, shares, strict=True)]
 
 
-def with_fixed(
-    weights: Sequence[TaskWeight], members: Mapping[str, Sequence[str]], fixed: Mapping[str, float]
-) -> list[TaskWeight]:
+Members: TypeAlias = Mapping[str, Sequence[str]]
+"""The tasks of each group; of a task, itself."""
+
+
+def fixed_tasks(named: Iterable[tuple[str, float]], members: Members) -> dict[str, float]:
+    """The weight of each task that somebody set, by its own name or its group's; what names both is the task.
+
+    Raises UsageError where a task gets two.
+    """
+    tasks = {task for own in members.values() for task in own}
+    weights: dict[str, float] = {}
+    for name, weight in named:
+        for task in (name,) if name in tasks else members.get(name, (name,)):
+            if task in weights:
+                raise UsageError(f"--fixed: task {task!r} a second time")
+            weights[task] = weight
+    return weights
+
+
+def counted(members: Members, fixed: Collection[str]) -> list[str]:
+    """The tasks and groups that share out the weights: those with a task that is not fixed.
+
+    Source: VisATB's Academic benchmark, whose text-only set ShareGPT has weight 1 and is not counted in N.
+    """
+    return [name for name, own in members.items() if not set(own) <= set(fixed)]
+
+
+def of_each_task(weights: Iterable[TaskWeight], members: Members, fixed: Mapping[str, float]) -> list[TaskWeight]:
     """A weight for each task: a group's for each of its `members`, and the `fixed` ones, last, in place of any other.
 
-    Source: VisATB's Academic benchmark, whose text-only set ShareGPT has weight 1 and is not counted in N. Raises
-    DataError where a task would get two.
+    Raises DataError where a task would get two.
     """
+    group_of = {task: name for name, own in members.items() for task in own if list(own) != [name]}
     spread = [
-        replace(weight, task=task, group=weight.task) for weight in weights for task in members.get(weight.task, ())
+        replace(weight, task=task, group=group_of.get(task)) for weight in weights for task in members[weight.task]
     ]
-    single = [weight for weight in weights if not members.get(weight.task)]
-    found = [weight for weight in (*single, *spread) if weight.task not in fixed]
-    found += [TaskWeight(task, weight, fixed=True) for task, weight in fixed.items()]
-    require_distinct([weight.task for weight in found])
-    return found
+    _require_distinct([weight.task for weight in spread])
+    set_by_hand = [TaskWeight(task, weight, group=group_of.get(task), fixed=True) for task, weight in fixed.items()]
+    return [weight for weight in spread if weight.task not in fixed] + set_by_hand
 
 
-def require_distinct(tasks: Sequence[str]) -> None:
-    """Raise DataError where there is no task, or one twice."""
-    if not tasks:
-        raise DataError("there is no task to weigh")
+def _require_distinct(tasks: Sequence[str]) -> None:
+    """Raise DataError where one comes twice."""
     seen: set[str] = set()
     for task in tasks:
         if task in seen:

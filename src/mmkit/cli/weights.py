@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -72,22 +72,24 @@ def command(
     """
     from mmkit import console
     from mmkit.balance.reasons import of_fixed
-    from mmkit.balance.weights import table, with_fixed
+    from mmkit.balance.weights import fixed_tasks, of_each_task, table
     from mmkit.cli import tables
     from mmkit.data.stats.stages import summed
 
     _refuse_idle(streams, strategy)
-    set_by_hand = _set_by_hand(fixed or ())
+    named = _named_weights(fixed or ())
     weighing = _weighing(strategy, temperature, alpha)
     on_terminal = tables.on_terminal(streams.output)
     weights: list[TaskWeight] = []
-    weighed = _Weighed([], [], [])
+    weighed = _Weighed()
 
     def wire() -> list[Record]:
         nonlocal weighed
+        set_by_hand = fixed_tasks(named, weighing.members)
         weighed = weighing.weigh(set_by_hand)
-        weights.extend(with_fixed(weighed.weights, weighing.members, set_by_hand))
-        return [] if on_terminal else [weight.to_wire() for weight in weights]
+        weights.extend(of_each_task(weighed.weights, weighing.members, set_by_hand))
+        rule = {"strategy": strategy, **weighed.rule}
+        return [] if on_terminal else [weight.to_wire() | ({} if weight.fixed else rule) for weight in weights]
 
     streams.run(summed(weighing.add, wire), kind="json", resumable=False, notes=lambda: weighed.notes)
     if on_terminal:
@@ -110,26 +112,28 @@ def _refuse_idle(streams: Streams, strategy: Strategy) -> None:
             raise UsageError(f"--{name} has no say in --strategy {strategy}")
 
 
-def _set_by_hand(fixed: Sequence[str]) -> dict[str, float]:
-    weights: dict[str, float] = {}
+def _named_weights(fixed: Sequence[str]) -> list[tuple[str, float]]:
+    weights = []
     for text in fixed:
-        task, _, weight = text.rpartition("=")
+        name, _, number = text.rpartition("=")
         try:
-            weights[task] = float(weight)
+            weight = float(number)
         except ValueError:
-            task = ""
-        if not task or not 0 <= weights[task] < math.inf:
+            weight = math.nan
+        if not name or not 0 <= weight < math.inf:
             raise UsageError(f"--fixed: expected TASK=WEIGHT with a weight of 0 or more, got {text!r}")
+        weights.append((name, weight))
     return weights
 
 
 @dataclass(frozen=True, slots=True)
 class _Weighed:
-    """Weights of tasks or groups, a sentence for each, and what the summary says."""
+    """Weights of tasks or groups, what they were computed with, a sentence for each, and what the summary says."""
 
-    weights: list[TaskWeight]
-    reasons: list[str]
-    notes: list[str]
+    weights: Sequence[TaskWeight] = ()
+    rule: Mapping[str, Any] = field(default_factory=dict)
+    reasons: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 def _weighing(strategy: Strategy, temperature: float | str, alpha: tuple[float, float, float]) -> _ByMeasure | _BySize:
@@ -151,8 +155,8 @@ class _ByMeasure:
 
     @property
     def members(self) -> dict[str, tuple[str, ...]]:
-        """The tasks of each group."""
-        return {name: measure.tasks for name, measure in self._measures.items()}
+        """The tasks of each group; of a task, itself."""
+        return {name: measure.tasks or (name,) for name, measure in self._measures.items()}
 
     def add(self, row: Row) -> None:
         """Take a row of measure-contribution; those of V and of C are passed over."""
@@ -168,29 +172,30 @@ class _ByMeasure:
     def weigh(self, fixed: Mapping[str, float]) -> _Weighed:
         """Weigh those that are not fixed."""
         from mmkit.balance import reasons
-        from mmkit.balance.weights import lowest_temperature, visatb
+        from mmkit.balance.weights import counted, lowest_temperature, visatb
 
         if not self._measures:
             raise DataError("no row has C_out, C_in and D of a task; mmkit measure-contribution makes them")
-        measures = [measure for name, measure in self._measures.items() if name not in fixed]
+        measures = [self._measures[name] for name in counted(self.members, fixed)]
         if not measures:
-            return _Weighed([], [], [])
+            return _Weighed()
         temperature = self._temperature or lowest_temperature(measures, alphas=self._alphas)
         weights = visatb(measures, temperature=temperature, alphas=self._alphas)
         said = [reasons.of_measure(*pair, self._alphas) for pair in zip(weights, measures, strict=True)]
         flat = [task for measure in measures for task in measure.flat]
         told = [f"flat, so read with care: {_listed(flat)}"] if flat else []
-        return _Weighed(weights, said, [f"temperature {temperature:.9g}", *_range_notes(weights), *told])
+        rule = {"temperature": temperature, "alpha": list(astuple(self._alphas))}
+        return _Weighed(weights, rule, said, [f"temperature {temperature:.9g}", *_range_notes(weights), *told])
 
 
 class _BySize:
     """Weighs by rows or loss tokens."""
 
-    members: Mapping[str, tuple[str, ...]] = {}
-
     def __init__(self, strategy: BySize) -> None:
         self._strategy = strategy
         self._amounts: dict[str, float] = {}
+        self.members: dict[str, tuple[str, ...]] = {}
+        """The tasks of each group; of a task, itself."""
 
     def add(self, row: Row) -> None:
         """Add up what a row says of a task; rows of stats that are of no single task are passed over."""
@@ -202,22 +207,21 @@ class _BySize:
         task = record.get("task")
         if not isinstance(task, str) or not task:
             raise DataError(f"task: expected a name, got {task!r}; records of no task can have no weight")
-        if self._strategy == "equal":
-            self._amounts |= dict.fromkeys(names(record, "tasks") or [task], 1)
-        else:
-            self._amounts[task] = self._amounts.get(task, 0) + _amount(record, self._strategy)
+        self.members[task] = names(record, "tasks") or (task,)
+        amount = 1 if self._strategy == "equal" else _amount(record, self._strategy)
+        self._amounts[task] = self._amounts.get(task, 0) + amount
 
     def weigh(self, fixed: Mapping[str, float]) -> _Weighed:
         """Weigh those that are not fixed."""
         from mmkit.balance import reasons
-        from mmkit.balance.weights import by_size
+        from mmkit.balance.weights import by_size, counted
 
         if not self._amounts:
             raise DataError("no row is of a task")
-        amounts = {task: amount for task, amount in self._amounts.items() if task not in fixed}
-        weights = by_size(amounts, self._strategy) if amounts else []
+        amounts = {name: self._amounts[name] for name in counted(self.members, fixed)}
+        weights = by_size(amounts, self._strategy)
         said = [reasons.of_size(weight, amounts, self._strategy) for weight in weights]
-        return _Weighed(weights, said, _range_notes(weights))
+        return _Weighed(weights, {}, said, _range_notes(weights))
 
 
 def _is_passed_over(record: Record) -> bool:
