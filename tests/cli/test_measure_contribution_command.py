@@ -147,7 +147,7 @@ def test_images_that_a_table_holds_are_no_obstacle(mmkit: Mmkit, folder: Path, p
         one["messages"][0]["content"].insert(0, {"type": "image"})
     for part in ("train", "val"):
         parquet.write_table(pa.Table.from_pylist(rows), folder / part / "look.parquet")
-    done = plan(mmkit, "--train", "train/look.parquet", "--val", "val/look.parquet")
+    done = plan(mmkit, "--train", "train/look.parquet", "--val", "val/look.parquet", "--large", 1)
     assert done.code == 0, done.err
     assert "large:look@0" in [found["training"] for found in done.rows()]
 

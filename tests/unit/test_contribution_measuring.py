@@ -16,7 +16,7 @@ import pytest
 from mmkit.balance.cells import Cell
 from mmkit.balance.contribution import Difficulty, Form, contribution
 from mmkit.balance.measuring import Done, EvaluationOrder, Measuring, Procedure, TrainingOrder, Value
-from mmkit.balance.plan import Plan, plan
+from mmkit.balance.plan import Pace, Plan, plan
 from mmkit.balance.subsets import Rates, Rows
 from mmkit.errors import DataError, LimitError
 
@@ -66,7 +66,7 @@ class Laboratory:
         rows = rows_of(tasks, 16, order=order)
         validation = rows_of(tasks, 3, part="val", text=self.validation_text, order=order)
         procedure = Procedure(self.train, self.evaluate, self.model, self.training, self.evaluation)
-        found = plan(rows, **{"rates": RATES, **options}, steps_of=lambda num_rows: num_rows)
+        found = plan(rows, **{"rates": RATES, **options}, steps_of=lambda ids, seed: sum(map(len, ids.values())))
         return found, Measuring(self.work, rows, validation, procedure)
 
     def measure(self, tasks: Sequence[str], *, jobs: int = 1, **options: Any) -> tuple[int, int, list[Cell]]:
@@ -209,8 +209,11 @@ def test_a_value_that_is_no_number_is_named_and_not_kept(
     assert laboratory.left("ab")[1] == 6
 
 
-def test_the_time_of_a_step_is_known_from_the_first_training_on(laboratory: Laboratory) -> None:
-    assert laboratory.plan("ab")[1].seconds_a_step() is None
+def test_the_pace_is_known_from_the_first_training_on_and_is_that_of_its_settings(laboratory: Laboratory) -> None:
+    assert laboratory.plan("ab")[1].pace() == Pace(None, None)
     laboratory.measure("ab")
-    pace = laboratory.plan("ab")[1].seconds_a_step()
-    assert pace is not None and pace >= 0
+    pace = laboratory.plan("ab")[1].pace()
+    assert pace.seconds_a_step is not None and pace.seconds_a_step >= 0
+    assert pace.seconds_a_row is not None and pace.seconds_a_row >= 0
+    laboratory.model = {"files": "a larger one"}
+    assert laboratory.plan("ab")[1].pace() == Pace(None, None)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from mmkit.cli import contribution_runs
-from mmkit.cli.contribution_runs import device_shares
+from mmkit.cli.contribution_runs import Runs, device_shares
 from mmkit.errors import LimitError, MmkitError, UsageError
+from mmkit.training.config import TuneConfig
 
 
 def test_gpus_are_dealt_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,5 +51,5 @@ def test_a_process_that_fails_is_told_of_by_its_own_words(
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setenv("SCRIPT", script)
     with pytest.raises(MmkitError) as raised:
-        contribution_runs._process("train", {}, [], tmp_path / "log")
+        Runs("base", TuneConfig(), [[]], {}, None)._run("train", {}, tmp_path / "log")
     assert type(raised.value) is kind and said in str(raised.value)

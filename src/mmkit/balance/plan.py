@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from mmkit import console
 from mmkit.balance.cells import SHARED, Training, trained_on
@@ -18,6 +18,25 @@ from mmkit.errors import DataError, UsageError
 
 LEAST_MINI_ROWS, LEAST_LARGE_ROWS, LEAST_STEPS = 1_000, 10_001, 101
 """Of a subset of a task, and of a training: "at least 1,000", "more than 10k", "over 100" (appendices B and G)."""
+
+StepsOf: TypeAlias = Callable[[Mapping[str, Sequence[str]], int], int]
+"""The optimizer steps of a training on the rows of these ids, by task, with a seed."""
+
+
+class Pace(NamedTuple):
+    """How long things take, None where nobody knows: an optimizer step, and the reply to a validation row."""
+
+    seconds_a_step: float | None
+    seconds_a_row: float | None
+
+    def estimate(self, num_steps: int, num_rows: int) -> float | None:
+        """The seconds of so many; None where one of the two is unknown and wanted."""
+        found = 0.0
+        for count, seconds in zip((num_steps, num_rows), self, strict=True):
+            if count and seconds is None:
+                return None
+            found += count * (seconds or 0.0)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +107,9 @@ def plan(
     form: Form = "standard",
     difficulty: Difficulty = "paper",
     seeds: Sequence[int] = (0,),
-    steps_of: Callable[[int], int],
+    steps_of: StepsOf,
 ) -> Plan:
-    """The trainings of each seed. `steps_of` tells the optimizer steps of a number of rows.
+    """The trainings of each seed.
 
     `form` and `difficulty` are those of `contribution`. "matched" takes as many steps as the longest of the trainings
     with a large subset. Raises UsageError where form and difficulty do not go together, DataError for a task in no
@@ -120,21 +139,22 @@ class _Maker:
     rows: Rows
     groups: Mapping[str, str]
     rates: Rates
-    steps_of: Callable[[int], int]
+    steps_of: StepsOf
 
     def planned(self, training: Training, of: str | None, seed: int, *, everywhere: bool) -> Planned:
         """A training; it is evaluated on its own group's tasks, or `everywhere`."""
         tasks = self.rows.tasks
         own = [task for task in tasks if self.groups[task] == of]
         num_rows_of = self._num_rows_of(training, of)
-        steps = once = self._steps(num_rows_of)
+        steps = once = self._steps(num_rows_of, seed)
         if training == "matched":
-            steps = max(self._steps(self._num_rows_of("large", group)) for group in self.groups.values())
+            steps = max(self._steps(self._num_rows_of("large", group), seed) for group in set(self.groups.values()))
         evaluated_on = tuple(tasks if everywhere else own)
         return Planned(training, of, seed, num_rows_of, steps, evaluated_on, steps / once if once else 1.0)
 
-    def _steps(self, num_rows_of: Mapping[str, int]) -> int:
-        return self.steps_of(sum(num_rows_of.values())) if num_rows_of else 0
+    def _steps(self, num_rows_of: Mapping[str, int], seed: int) -> int:
+        drawn = {task: self.rows.drawn(task, num_rows, seed) for task, num_rows in num_rows_of.items()}
+        return self.steps_of(drawn, seed) if drawn else 0
 
     def _num_rows_of(self, training: Training, of: str | None) -> dict[str, int]:
         own_size: Size = "mini" if training == "own-mini" else "large"
@@ -145,6 +165,18 @@ class _Maker:
             elif training in ("mini", "large", "matched"):
                 found[task] = self.rates.num_rows("mini", self.rows.num_rows(task))
         return found
+
+
+def require_larger_subsets(found: Plan) -> None:
+    """Raise DataError where the large subset of a task or group is its mini subset. What C of eq. 3 divides by is zero
+    then, whatever is trained."""
+    minis = {each.seed: each.num_rows_of for each in found.trainings if each.training == "mini"}
+    large = [each for each in found.trainings if each.training == "large"]
+    if same := sorted({str(each.of) for each in large if each.num_rows_of == minis[each.seed]}):
+        raise DataError(
+            f"the large subset is no larger than the mini one: {', '.join(map(repr, same))}; C to it would divide by "
+            f"zero (more rows, another --large or --mini, or --on-flat clip or drop)"
+        )
 
 
 def advice(found: Plan, rows: Rows) -> list[str]:
@@ -167,16 +199,20 @@ def advice(found: Plan, rows: Rows) -> list[str]:
     return lines
 
 
-def to_wire(planned: Planned, *, is_trained: bool, num_cells_left: int, seconds_a_step: float | None) -> dict[str, Any]:
-    """The JSON row of a training. Its estimated time is null where nobody knows the time of a step."""
+def to_wire(
+    planned: Planned, *, is_trained: bool, same_as: str | None, num_cells_left: int, estimated_s: float | None
+) -> dict[str, Any]:
+    """The JSON row of a training. `same_as` names an earlier one that is the same by its content, so that nothing is
+    left to do; its time is null where nobody knows it."""
     return {
         "training": planned.name,
         "rows": planned.num_rows,
         "steps": planned.steps,
         "evaluated_on": list(planned.evaluated_on),
         "trained": is_trained,
+        **({} if same_as is None else {"same_as": same_as}),
         "cells_left": num_cells_left,
-        "estimated_s": 0.0 if is_trained else None if seconds_a_step is None else planned.steps * seconds_a_step,
+        "estimated_s": estimated_s,
     }
 
 
@@ -188,22 +224,28 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def _shown(row: Mapping[str, Any]) -> list[str]:
     counts = [f"{count:,}" for count in (row["rows"], row["steps"], len(row["evaluated_on"]), row["cells_left"])]
-    return [row["training"], *counts, "trained" if row["trained"] else _time(row["estimated_s"])]
+    return [row["training"], *counts, _left(row)]
 
 
-def _time(seconds: float | None) -> str:
-    return "" if seconds is None else console.seconds(seconds)
+def _left(row: Mapping[str, Any]) -> str:
+    if "same_as" in row:
+        return f"is {row['same_as']}"
+    if row["trained"] and not row["cells_left"]:
+        return "done"
+    return "" if row["estimated_s"] is None else console.seconds(row["estimated_s"])
 
 
-def summary(found: Plan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def summary(found: Plan, rows: Sequence[Mapping[str, Any]], jobs: int) -> list[str]:
     """What is left of a plan, given as `to_wire` rows, and what all of it costs beside the paper's figure."""
-    left = [row for row in rows if not row["trained"]]
-    times = [row["estimated_s"] for row in left]
-    time = "" if None in times else f", about {console.seconds(sum(times))}"
+    num_models = sum(not row["trained"] for row in rows)
+    times = [row["estimated_s"] for row in rows]
+    known = [one for one in times if one is not None]
     num_cells = sum(row["cells_left"] for row in rows)
-    done = f"{len(left)} of {len(rows)} models to train{time}, {num_cells} cells to measure"
-    if None in times:
+    done = f"{num_models} of {len(rows)} models to train, {num_cells} cells to measure"
+    if len(known) < len(times):
         done += "; time is estimated from the first training on"
+    elif num_models or num_cells:
+        done += f", about {console.seconds(sum(known) / jobs)}" + (f" by {jobs} at once" if jobs > 1 else "")
     num_groups = len(set(found.groups.values()))
     terms_of_cost = f"{found.rates.large} + {num_groups} · {found.rates.mini}"
     return [
@@ -231,7 +273,7 @@ def makefile(found: Plan, arguments: Sequence[str]) -> str:
 
 
 def _quoted(words: Sequence[str]) -> str:
-    if bad := next((word for word in words if "\n" in word), None):
+    if bad := next((word for word in words if set("\n\r\0") & set(word)), None):
         raise UsageError(f"a Makefile cannot hold a name with a line break: {bad!r}")
     return shlex.join(words).replace("$", "$$")
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, TypeAlias
 
-from mmkit import seeds
-from mmkit.errors import DataError, UsageError
+import orjson
+
+from mmkit import images, seeds
+from mmkit.errors import DataError, MissingInputError, UsageError
 
 Size: TypeAlias = Literal["mini", "large"]
 
@@ -46,10 +48,16 @@ class Rates:
 
 
 class Rows:
-    """The rows of each task as JSON, by id."""
+    """The rows of each task as JSON, by id. Relative paths of their images start at `image_root`.
 
-    def __init__(self) -> None:
+    An image is read once, when something is asked for that depends on it.
+    """
+
+    def __init__(self, image_root: str | None = None) -> None:
         self._by_task: dict[str, dict[str, bytes]] = {}
+        self._image_root = image_root
+        self._digests: dict[str, bytes] = {}
+        self._ranked: dict[tuple[str, int], list[str]] = {}
 
     def add(self, record: Mapping[str, object], line: bytes) -> None:
         """Take a row in. Raises DataError for one without a task, and an id that its task has already: a subset by ids
@@ -71,26 +79,56 @@ class Rows:
         """How many rows a task has."""
         return len(self._by_task[task])
 
+    def ids(self, task: str) -> list[str]:
+        """The ids of all rows of a task, sorted."""
+        return sorted(self._by_task[task])
+
     def drawn(self, task: str, num_rows: int, seed: int) -> list[str]:
         """The ids of `num_rows` of a task's rows, sorted: those of a smaller number are among them."""
-        rows = self._by_task[task]
-        return sorted(sorted(rows, key=lambda id: (seeds.derive(seed, id, "contribution.subset"), id))[:num_rows])
+        if (task, seed) not in self._ranked:
+            self._ranked[task, seed] = sorted(
+                self._by_task[task], key=lambda id: (seeds.derive(seed, id, "contribution.subset"), id)
+            )
+        return sorted(self._ranked[task, seed][:num_rows])
 
     def lines(self, task: str, ids: Iterable[str] | None = None) -> list[bytes]:
         """The lines of these rows; of all, in order of ids, without `ids`."""
         rows = self._by_task[task]
-        return [rows[id] for id in (sorted(rows) if ids is None else ids)]
+        return [rows[id] for id in (self.ids(task) if ids is None else ids)]
 
-    def digest(self, task: str) -> str:
-        """A hash of all rows of a task, whatever order they came in."""
-        return digest_of(self.lines(task))
+    def references(self, task: str, id: str) -> list[Mapping[str, str]]:
+        """The row's images, as the record names them."""
+        line = self._by_task[task][id]
+        return (orjson.loads(line).get("images") or []) if b'"images"' in line else []
+
+    def seen(self, task: str, id: str) -> list[bytes]:
+        """A hash of each of the row's images: of what it shows, wherever it lies. Raises MissingInputError and
+        DataError as `images.sha256`, naming the row."""
+        try:
+            return [self._digest(reference) for reference in self.references(task, id)]
+        except (MissingInputError, DataError) as error:
+            raise type(error)(f"row {id!r} of task {task!r}: {error}") from None
+
+    def contents(self, task: str, ids: Iterable[str] | None = None) -> list[bytes]:
+        """What decides all that is learned from these rows, or measured by them: their lines, and what their images
+        show. Raises as `seen`."""
+        rows = self._by_task[task]
+        return [b"".join([rows[id], *self.seen(task, id)]) for id in (self.ids(task) if ids is None else ids)]
+
+    def _digest(self, reference: Mapping[str, str]) -> bytes:
+        path = reference.get("path") or ""
+        if path.startswith("data:"):
+            return bytes.fromhex(images.sha256(reference))
+        if path not in self._digests:
+            self._digests[path] = bytes.fromhex(images.sha256(reference, self._image_root))
+        return self._digests[path]
 
 
-def digest_of(lines: Iterable[bytes]) -> str:
-    """A hash of lines in their order, 64 hex digits."""
+def digest_of(contents: Iterable[bytes]) -> str:
+    """A hash of these in their order, 64 hex digits."""
     found = hashlib.sha256()
-    for line in lines:
-        found.update(line + b"\n")
+    for content in contents:
+        found.update(len(content).to_bytes(8, "big") + content)
     return found.hexdigest()
 
 

@@ -1,6 +1,6 @@
 """A process of `measure-contribution`: it trains or evaluates one model, and ends with the process that started it.
 
-    python -m mmkit.cli.contribution_process train|evaluate JOB
+    python -m mmkit.cli.contribution_process check|train|evaluate JOB
 
 JOB is a JSON object. The standard input is a pipe from the process that started it: where that one is killed, the
 pipe closes, and no training is left behind on a device.
@@ -16,25 +16,41 @@ from pathlib import Path
 from typing import Any
 
 from mmkit import console
-from mmkit.errors import MmkitError, missing_module
+from mmkit.errors import MmkitError, UsageError, missing_module
 
 _Z95 = 1.96
 """Standard errors on each side of a mean in its 95 % interval."""
 
 
+def check(job: Mapping[str, Any]) -> None:
+    """Look whether `model` can be trained on all of `rows` by `config`, in `folder`. Raises why not."""
+    from mmkit.training.finetune import prepare
+
+    prepare(out=Path(job["folder"]) / "job", **_arguments(job))
+
+
 def train(job: Mapping[str, Any]) -> None:
     """Train `model` on `rows` by `config` and leave it in `out`."""
-    from mmkit.cli.training_rows import read_samples
-    from mmkit.training.config import Placement, TuneConfig
     from mmkit.training.finetune import finetune
 
-    finetune(
-        read_samples([job["rows"]], image_root=job["image_root"]),
-        model=job["model"],
-        out=Path(job["out"]),
-        config=TuneConfig(**job["config"]),
-        placement=Placement(job["nproc"]),
-    )
+    try:
+        finetune(out=Path(job["out"]), **_arguments(job))
+    except UsageError:
+        # What lies there is this training by its content. A checkpoint that cannot be gone on from, as with another
+        # number of GPUs, is in nobody's way.
+        finetune(out=Path(job["out"]), resume=False, **_arguments(job))
+
+
+def _arguments(job: Mapping[str, Any]) -> dict[str, Any]:
+    from mmkit.cli.training_rows import read_samples
+    from mmkit.training.config import Placement, TuneConfig
+
+    return {
+        "samples": read_samples([job["rows"]], image_root=job["image_root"]),
+        "model": job["model"],
+        "config": TuneConfig(**job["config"]),
+        "placement": Placement(job["nproc"]),
+    }
 
 
 def evaluate(job: Mapping[str, Any]) -> None:
@@ -53,8 +69,7 @@ def evaluate(job: Mapping[str, Any]) -> None:
         run(
             ask(engine, predict(engine.model, sampling=sampling, image_root=job["image_root"])),
             StreamOptions(inputs=[job["rows"]], output=job["predictions"]),
-            command="predict",
-            identity={name: value for name, value in job.items() if name != "predictions"},
+            command="predict",  # what else makes it the same run, the name of `predictions` says
             window=engine.window,
         )
     Path(job["values"]).write_bytes(orjson.dumps(_values(job["predictions"], job["metric"], job["rule"])))
@@ -95,7 +110,11 @@ def main(task: str, arguments: str) -> int:
     import orjson
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    functions: Mapping[str, Callable[[Mapping[str, Any]], None]] = {"train": train, "evaluate": evaluate}
+    functions: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
+        "check": check,
+        "train": train,
+        "evaluate": evaluate,
+    }
     try:
         functions[task](orjson.loads(arguments))
     except MmkitError as error:

@@ -3,116 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmkit.cli.finetune import Tuning, configured
-from mmkit.cli.options import ImageRoot, OptionGroup
-from mmkit.errors import DataError, MissingInputError, MmkitError, UsageError
+from mmkit.cli.contribution_options import Evaluation, Formulas, Subsets, Trainings
+from mmkit.cli.options import ImageRoot
+from mmkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmkit.balance.cells import Cell
-    from mmkit.balance.contribution import Contribution
     from mmkit.balance.measuring import Done, Measuring
-    from mmkit.balance.plan import Plan
-    from mmkit.balance.subsets import Rows
-    from mmkit.records import Record
-    from mmkit.streams import Row
-    from mmkit.training import TuneConfig
-
-
-@dataclass(eq=False, repr=False)  # what nobody calls costs time at start-up
-class Trainings(Tuning):
-    """The settings of the trainings: those of `mmkit finetune`, whose --train has another name here."""
-
-    train: Annotated[
-        Literal["full", "lora", "mixlora", "llm", "projector", "llm+projector"],
-        typer.Option("--tune", help="Which weights move: what finetune calls --train."),
-    ] = "full"
-    preset: Annotated[
-        str | None,
-        typer.Option("--preset", metavar="NAME", help="A paper's settings; what is given beside it overrides them."),
-    ] = None
-    global_batch: Annotated[
-        int | None, typer.Option("--global-batch", metavar="N", help="Rows of a step over all; sets --accumulation.")
-    ] = None
-
-    def settings(self, nproc: int) -> TuneConfig:
-        """Those of trainings in `nproc` processes. Raises UsageError where one is impossible or would do nothing."""
-        from mmkit.training.config import Placement
-
-        own = Tuning(**{option.name: getattr(self, option.name) for option in fields(Tuning)})
-        own.context = self.context
-        try:
-            config = configured(own, self.preset, self.global_batch, Placement(nproc))
-        except UsageError as error:
-            raise UsageError(str(error).replace("--train ", "--tune ")) from None
-        if config.task_sampling == "weights":
-            raise UsageError("--task-sampling weights: the weights are what contributions are measured for")
-        return config
-
-
-@dataclass(eq=False, repr=False)
-class Evaluation(OptionGroup):
-    """How the validation rows are answered and scored."""
-
-    metric: Annotated[
-        str | None,
-        typer.Option("--metric", metavar="NAME", help="Of every task. [default: the record's or its benchmark's]"),
-    ] = None
-    rule: Annotated[
-        str | None, typer.Option("--rule", metavar="NAME", help="The metric's variant. [default: its strict one]")
-    ] = None
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Length of a reply.")] = (
-        256
-    )
-    engine: Annotated[Literal["transformers", "vllm"], typer.Option("--engine", help="Who answers.")] = "transformers"
-
-
-@dataclass(eq=False, repr=False)
-class Formulas(OptionGroup):
-    """Which of the paper's C and D."""
-
-    form: Annotated[
-        Literal["standard", "chat"],
-        typer.Option("--form", help="Compare with a model of all mini subsets (eq. 3), or the base model (eq. 10)."),
-    ] = "standard"
-    difficulty: Annotated[
-        Literal["paper", "precise", "matched"],
-        typer.Option("--difficulty", help="D from C's models (eq. 6), models of one task (eq. 12), or at equal steps."),
-    ] = "paper"
-    on_flat: Annotated[
-        Literal["error", "clip", "drop"],
-        typer.Option("--on-flat", help="A task whose own data add nothing: refuse, bound its C and D, leave it out."),
-    ] = "error"
-    groups: Annotated[
-        str | None, typer.Option("--groups", metavar="FILE", help="Group rows: C and D of groups, not of tasks.")
-    ] = None
-
-    def task_groups(self) -> dict[str, str] | None:
-        """The group of each task of the file; None without one."""
-        from mmkit.cli.groups_file import read_task_groups
-
-        return None if self.groups is None else read_task_groups(self.groups)
-
-    def deliver(self, cells: Sequence[Cell], groups: Mapping[str, str] | None, output: str | None) -> None:
-        """Compute C and D, and write them behind the cells."""
-        from mmkit.balance.contribution import contribution
-        from mmkit.cli import tables
-
-        found = contribution(cells, groups=groups, form=self.form, difficulty=self.difficulty, on_flat=self.on_flat)
-        for flat in found.flat:
-            _say(f"{flat} (--on-flat {self.on_flat})")
-        tables.deliver([*(cell.to_wire() for cell in cells), *found.to_wire()], _table(found), output)
+    from mmkit.balance.plan import Plan, Planned
 
 
 def command(
     trainings: Trainings,
     evaluation: Evaluation,
     formulas: Formulas,
+    subsets: Subsets,
     train_files: Annotated[
         list[str] | None, typer.Option("--train", metavar="FILES", help="Conversations; a name or a quoted pattern.")
     ] = None,
@@ -122,15 +31,6 @@ def command(
     model: Annotated[
         str | None, typer.Option("--model", metavar="MODEL", help="What is trained: a directory or a hub id.")
     ] = None,
-    large: Annotated[
-        str, typer.Option("--large", metavar="SHARE", help="Of each task's rows, in its large subset.")
-    ] = "1/4",
-    mini: Annotated[
-        str, typer.Option("--mini", metavar="SHARE", help="Of each task's rows, in its mini subset.")
-    ] = "1/32",
-    num_seeds: Annotated[
-        int, typer.Option("--seeds", metavar="N", min=1, help="Measure with so many seeds, from --seed on.")
-    ] = 1,
     scores: Annotated[
         str | None, typer.Option("--scores", metavar="FILE", help="Train nothing: compute from these V rows.")
     ] = None,
@@ -146,6 +46,10 @@ def command(
     makefile: Annotated[
         bool, typer.Option("--makefile", help="Train nothing: write the plan as a Makefile, for make -j.")
     ] = False,
+    keep_models: Annotated[
+        bool,
+        typer.Option("--keep-models/--drop-models", help="Remove a model as soon as its values are there, or keep it."),
+    ] = True,
     only: Annotated[
         str | None, typer.Option("--only", metavar="NAME", help="Do this training of the plan alone; no rows.")
     ] = None,
@@ -165,134 +69,90 @@ def command(
     """
     if sum((scores is not None, plan, makefile, only is not None)) > 1:
         raise UsageError("--scores, --plan, --makefile and --only each do something of their own: give one of them")
+    if output is not None and (makefile or only is not None):
+        raise UsageError("-o takes the rows of all trainings: --only writes none, and --makefile writes to stdout")
+    if makefile and "-" in (*(train_files or ()), *(val_files or ())):
+        raise UsageError("--makefile: each target reads the rows again, and standard input is read once: name files")
     if scores is not None:
         if train_files or val_files:
             raise UsageError("--scores trains nothing: leave --train and --val out")
-        formulas.deliver(_read_cells(scores), formulas.task_groups(), output)
+        from mmkit.cli.contribution_rows import read_cells
+
+        formulas.deliver(read_cells(scores), formulas.task_groups(), output)
         return
     from pathlib import Path
 
     from mmkit.balance import plan as plans
     from mmkit.balance.measuring import Measuring
-    from mmkit.balance.subsets import Rates, require_same_tasks
-    from mmkit.cli.contribution_checks import TrainingCheck, ValidationCheck
-    from mmkit.cli.contribution_runs import Runs, device_shares
+    from mmkit.cli.contribution_checks import seen_in_training
+    from mmkit.cli.contribution_rows import read_tasks
+    from mmkit.cli.contribution_runs import Runs, device_shares, steps_of
 
     if model is None:
         raise UsageError('no model: give --model, or set it in mmkit.toml:\n\n[measure-contribution]\nmodel = "…"')
-    rates = Rates.parsed(large, mini)
+    rates = subsets.rates()
     shares = device_shares(trainings.device, jobs)
-    nproc = len(shares[0]) or 1
-    config = trainings.settings(nproc)
-    scored = ValidationCheck(evaluation.metric, evaluation.rule)
-    train = _read("--train", train_files, TrainingCheck(image_root))
-    validation = _read("--val", val_files, scored)
-    require_same_tasks(train.tasks, validation.tasks)
-    scored.finish()
+    config = trainings.settings(len(shares[0]) or 1)
+    train, validation = read_tasks(
+        train_files, val_files, metric=evaluation.metric, rule=evaluation.rule, image_root=image_root
+    )
+    runs = Runs(model, config, shares, evaluation.settings(), image_root)
     planned = plans.plan(
         train,
         groups=formulas.task_groups(),
         rates=rates,
         form=formulas.form,
         difficulty=formulas.difficulty,
-        seeds=range(config.seed, config.seed + num_seeds),
-        steps_of=lambda num_rows: (
-            config.max_steps or config.epochs * -(-num_rows // (config.batch_size * config.accumulation * nproc))
-        ),
+        seeds=range(config.seed, config.seed + subsets.num_seeds),
+        steps_of=steps_of(config, runs.nproc, train, model),
     )
+    if formulas.on_flat == "error":
+        plans.require_larger_subsets(planned)
     for line in plans.advice(planned, train):
         _say(line)
-    if makefile:
-        typer.echo(plans.makefile(planned, [word for word in sys.argv[1:] if word != "--makefile"]), nl=False)
-        return
-    answering = {"metric": evaluation.metric, "rule": evaluation.rule, "engine": evaluation.engine}
-    runs = Runs(model, config, shares, {**answering, "max_new_tokens": evaluation.max_new_tokens}, image_root)
-    measuring = Measuring(Path(work), train, validation, runs.procedure())
-    if plan:
-        _show(planned, measuring, output)
-        return
+    measuring = Measuring(Path(work).absolute(), train, validation, runs.procedure(), keeps_models=keep_models)
     if only is not None:
         planned = replace(planned, trainings=(planned.named(only),))
-    _measure(planned, measuring, jobs)
+    elif counts := seen_in_training(planned, train, validation):
+        _say(f"validation rows that are trained on, too, the same words with the same images: {counts}")
+    if makefile:
+        arguments = [word for word in sys.argv[1:] if word != "--makefile"]
+        typer.echo(plans.makefile(planned, [*arguments, *trainings.fixing_batch(runs.rows_a_step)]), nl=False)
+        return
+    if plan:
+        _show(planned, measuring, jobs, output)
+        return
+    with runs.stoppable():
+        _measure(planned, measuring, jobs)
     if only is None:
         groups = None if formulas.groups is None else planned.groups
         formulas.deliver(measuring.cells(planned), groups, output)
 
 
-def _read(option: str, patterns: Sequence[str] | None, check: Callable[[Row], None]) -> Rows:
-    """The rows of files by name or pattern. The first bad one is an error that names file and line."""
-    from mmkit.balance.subsets import Rows
-    from mmkit.streams import read_rows
-
-    rows = Rows()
-    for row in read_rows(_files(option, patterns)):
-        try:
-            rows.add(row.record, _line(row.record))
-            check(row)
-        except MmkitError as error:
-            told = str(error)
-            raise type(error)(told if told.startswith(row.where) else f"{row.where}: {told}") from None
-    return rows
-
-
-def _line(record: Record) -> bytes:
-    """The record as JSON; an image that it holds as bytes becomes a data URI."""
-    import orjson
-
-    from mmkit.training.samples import without_bytes
-
-    images = record.get("images")
-    return orjson.dumps({**record, "images": list(map(without_bytes, images))} if images else record)
-
-
-def _files(option: str, patterns: Sequence[str] | None) -> list[str]:
-    from glob import glob
-    from pathlib import Path
-
-    if not patterns:
-        raise UsageError(f"no rows: give {option} FILES")
-    files: list[str] = []
-    for pattern in patterns:
-        found = [pattern] if Path(pattern).exists() else sorted(glob(pattern))  # noqa: PTH207 - of any directory
-        if not found:
-            raise MissingInputError(f"{option} {pattern}: no such file")
-        files += found
-    return list(dict.fromkeys(files))
-
-
-def _read_cells(path: str) -> list[Cell]:
-    """The V rows of a file; others, such as what was computed from them before, are passed over."""
-    from mmkit.balance.cells import Cell
-    from mmkit.streams import read_rows
-
-    cells = []
-    for row in read_rows([path], kind="json"):
-        if "trained_on" not in row.record:
-            continue
-        try:
-            cells.append(Cell.from_wire(row.record))
-        except DataError as error:
-            raise DataError(f"{row.where}: {error}") from None
-    return cells
-
-
-def _show(plan: Plan, measuring: Measuring, output: str | None) -> None:
+def _show(plan: Plan, measuring: Measuring, jobs: int, output: str | None) -> None:
     """The plan for a person, or as rows."""
     from mmkit.balance import plan as plans
     from mmkit.cli import tables
 
-    pace = measuring.seconds_a_step()
-    rows = [
-        plans.to_wire(
-            planned,
-            is_trained=measuring.is_trained(planned),
-            num_cells_left=len(measuring.tasks_left(planned)),
-            seconds_a_step=pace,
+    pace = measuring.pace()
+    first_of: dict[str, Planned] = {}
+    rows = []
+    for planned in plan.trainings:
+        first = first_of.setdefault(measuring.key(planned), planned)
+        same = None if first is planned else first
+        is_trained = measuring.is_trained(planned)
+        num_steps = 0 if same or is_trained else planned.steps
+        rows.append(
+            plans.to_wire(
+                planned,
+                is_trained=is_trained or same is not None,
+                same_as=None if same is None else same.name,
+                num_cells_left=0 if same else len(measuring.tasks_left(planned)),
+                estimated_s=pace.estimate(num_steps, 0 if same else measuring.num_rows_left(planned)),
+            )
         )
-        for planned in plan.trainings
-    ]
     tables.deliver(rows, plans.table(rows), output)
-    for line in plans.summary(plan, rows):
+    for line in plans.summary(plan, rows, jobs):
         _say(line)
 
 
@@ -308,31 +168,11 @@ def _measure(plan: Plan, measuring: Measuring, jobs: int) -> None:
             num_cells += done.num_cells
             progress.advance(total=len(plan.trainings), note=done.planned.name)
 
+        measuring.check(plan)
         measuring.measure_all(plan, jobs=jobs, on_done=follow)
     there = sum(bool(planned.num_rows_of) for planned in plan.trainings) - num_trained
     all_cells = sum(len(planned.evaluated_on) for planned in plan.trainings)
     _say(f"{num_trained} trained ({there} there), {num_cells} cells measured ({all_cells - num_cells} there)")
-
-
-def _table(found: Contribution) -> list[list[str]]:
-    """C, a row a giving task, with its C_out and D; C_in below."""
-    takers = [row.task for row in found.tasks]
-    values = {(row["from"], row["to"]): row["C"] for row in (pair.to_wire() for pair in found.pairs)}
-    header = ["from", *(f"to {taker}" for taker in takers), "C_out", "D"]
-    body = [
-        [
-            row.task,
-            *(_shown(values.get((row.task, taker))) for taker in takers),
-            _shown(row.measured.c_out),
-            _shown(row.measured.difficulty),
-        ]
-        for row in found.tasks
-    ]
-    return [header, *body, ["C_in", *(_shown(row.measured.c_in) for row in found.tasks), "", ""]]
-
-
-def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def _say(line: str) -> None:
