@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmkit.balance.cells import Cell
-from mmkit.balance.contribution import Contribution, Difficulty, Form, contribution, trainings
+from mmkit.balance.contribution import Contribution, Difficulty, Form, OnFlat, contribution, trainings
 from mmkit.balance.weights import visatb
 from mmkit.errors import DataError, UsageError
 
@@ -419,13 +419,21 @@ def test_the_order_of_tasks_and_rows_changes_nothing_but_the_order(
     assert found == {name: pytest.approx(values) for name, values in expected.items()}
 
 
-@given(tables(), st.sampled_from(["clip", "drop"]))
-def test_no_row_ever_holds_what_is_not_finite(table: dict[str, dict[str, float]], on_flat: Any) -> None:
+@given(tables(), tables(), st.sampled_from(["error", "clip", "drop"]), st.sampled_from([1, 1e-300, 1e97]))
+def test_no_row_ever_holds_what_is_not_finite(
+    table: dict[str, dict[str, float]], other: dict[str, dict[str, float]], on_flat: OnFlat, unit: float
+) -> None:
+    seeds = [table, other] if table.keys() == other.keys() else [table]
+    by_seed = [
+        replace(cell, value=cell.value * unit) for number, each in enumerate(seeds) for cell in cells(each, number)
+    ]
     try:
-        found = contribution(cells(table), on_flat=on_flat)
+        found = contribution(by_seed, on_flat=on_flat)
     except DataError as error:
-        assert "every task is flat" in str(error)
+        assert ("every task is flat" if on_flat == "drop" else "--on-flat clip bounds") in str(error)
+        assert on_flat != "clip"
         return
     assert b"null" not in orjson.dumps(found.to_wire())  # what orjson writes for nan and inf
     flat = {one.task for one in found.flat if one.quantity == "C"}
+    assert not (flat and on_flat == "error")
     assert all(-1 <= value <= 1 for pair in found.pairs if pair.taker in flat for value in pair.by_seed)

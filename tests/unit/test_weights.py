@@ -138,8 +138,15 @@ def test_the_lowest_temperature_of_a_part_by_hand() -> None:
     assert lowest_temperature(measures, alphas=Alphas(0, 0, 1)) == pytest.approx(1 / math.log(4), rel=1e-6)
 
 
+def test_where_no_temperature_leaves_the_bounds_the_papers_is_taken() -> None:
+    """As T falls each of the two tends to twice the shares of the parts that it leads in: 0.5 and 1.5."""
+    measures = [TaskMeasure("a", Measured(1, 0.2, 0.1)), TaskMeasure("b", Measured(0, 0.1, 0.9))]
+    assert [row.weight for row in visatb(measures, temperature=1e-3)] == pytest.approx([0.5, 1.5])
+    assert lowest_temperature(measures) == 0.5
+
+
 def test_the_papers_temperatures_are_not_below_the_lowest() -> None:
-    assert 0.34 < lowest_temperature(MEASURES) < 0.5
+    assert lowest_temperature(MEASURES) == pytest.approx(0.347, abs=5e-4)
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-13])

@@ -6,7 +6,7 @@ Source: VisATB (Dai et al., WWW 2026), eqs. 3 to 6 and 10 to 12.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -145,40 +145,26 @@ def contribution(
     table = _Table(cells)
     units = table.units(groups)
     use = terms(form, difficulty)
-    table.require(
-        (training, of, task)
-        for training, of in trainings(units, form, difficulty)
-        for unit, tasks in units.items()
-        if training in (use.start, use.given) or of in (None, unit)
-        for task in tasks
-    )
+    table.require(_needed(units, form, difficulty))
     columns = {task: _Column.of(table, task, unit, list(units), use) for unit, tasks in units.items() for task in tasks}
-    denominators = [flat for column in columns.values() for flat in (column.flat_gain(), column.flat_reach())]
-    flat = [one for one in denominators if one is not None]
+    flat = [one for column in columns.values() for one in column.flat()]
     if flat and on_flat == "error":
         raise DataError(
             "\n".join([*map(str, flat), "--on-flat clip bounds C and D of such tasks, drop leaves them out"])
         )
     in_c, in_d = ({one.task for one in flat if one.quantity == quantity} for quantity in ("C", "D"))
     pairs = _pairs(units, columns, in_c, on_flat)
-    given = {unit: [by_seed for (giver, _), by_seed in pairs.items() if giver == unit] for unit in units}
-    taken = {unit: [by_seed for (_, taker), by_seed in pairs.items() if taker == unit] for unit in units}
-    measured = zip(
-        _or_neutral(given, "C_out").values(),
-        _or_neutral(taken, "C_in").values(),
-        _difficulties(units, columns, in_d, on_flat).values(),
-        strict=True,
-    )
+    measured = _measured(units, pairs, _difficulties(units, columns, in_d, on_flat))
     return Contribution(
         tuple(PairContribution(giver, taker, tuple(by_seed)) for (giver, taker), by_seed in pairs.items()),
         tuple(
             TaskMeasure.of_seeds(
                 unit,
-                [Measured(*seed) for seed in zip(*by_quantity, strict=True)],
+                measured[unit],
                 () if groups is None else tasks,
                 [task for task in tasks if task in in_c | in_d],
             )
-            for (unit, tasks), by_quantity in zip(units.items(), measured, strict=True)
+            for unit, tasks in units.items()
         ),
         tuple(flat),
         form,
@@ -188,6 +174,15 @@ def contribution(
 
 
 BySeed: TypeAlias = Sequence[float]
+
+
+def _needed(units: Units, form: Form, difficulty: Difficulty) -> Iterator[tuple[Training, str | None, str]]:
+    """Training, what it is of, and evaluated task of every cell that C and D need."""
+    use = terms(form, difficulty)
+    for training, of in trainings(units, form, difficulty):
+        for unit, tasks in units.items():
+            if training in (use.start, use.given) or of in (None, unit):
+                yield from ((training, of, task) for task in tasks)
 
 
 class _Table:
@@ -271,15 +266,12 @@ class _Column:
             max(abs(cell.value) for cells in everything for cell in cells),
         )
 
-    def flat_gain(self) -> Flat | None:
-        """What C would divide by, where it is flat."""
-        is_flat = self._is_flat(self.own_gain, self.gain_noise)
-        return Flat(self.task, "C", tuple(self.own_gain), self.gain_noise) if is_flat else None
-
-    def flat_reach(self) -> Flat | None:
-        """What D would divide by, where it is flat."""
-        is_flat = self._is_flat(self.much, self.reach_noise)
-        return Flat(self.task, "D", tuple(self.much), self.reach_noise) if is_flat else None
+    def flat(self) -> Iterator[Flat]:
+        """What C or D would divide by, where it is flat."""
+        if self._is_flat(self.own_gain, self.gain_noise):
+            yield Flat(self.task, "C", tuple(self.own_gain), self.gain_noise)
+        if self._is_flat(self.much, self.reach_noise):
+            yield Flat(self.task, "D", tuple(self.much), self.reach_noise)
 
     def contribution_of(self, giver: str, *, clip: bool) -> list[float]:
         """C of a unit to the task (eq. 3)."""
@@ -317,15 +309,15 @@ def _clipped(numerator: float, denominator: float) -> float:
     return float((numerator > 0) - (numerator < 0))
 
 
-def _pairs(
-    units: Units, columns: Mapping[str, _Column], flat: Set[str], on_flat: OnFlat
-) -> dict[tuple[str, str], list[float]]:
+Pairs: TypeAlias = Mapping[tuple[str, str], BySeed]
+
+
+def _pairs(units: Units, columns: Mapping[str, _Column], flat: Set[str], on_flat: OnFlat) -> Pairs:
     """C of each giver to each other taker that has a column left, averaged over the taker's tasks."""
-    kept = {unit: [task for task in tasks if on_flat != "drop" or task not in flat] for unit, tasks in units.items()}
     return {
         (giver, taker): _mean_by_seed([columns[task].contribution_of(giver, clip=task in flat) for task in tasks])
         for giver in units
-        for taker, tasks in kept.items()
+        for taker, tasks in _kept(units, flat, on_flat).items()
         if giver != taker and tasks
     }
 
@@ -334,10 +326,23 @@ def _difficulties(
     units: Units, columns: Mapping[str, _Column], flat: Set[str], on_flat: OnFlat
 ) -> dict[str, list[float]]:
     """D of each unit, averaged over its tasks."""
-    kept = {unit: [task for task in tasks if on_flat != "drop" or task not in flat] for unit, tasks in units.items()}
+    kept = _kept(units, flat, on_flat)
     return _or_neutral(
         {unit: [columns[task].difficulty(clip=task in flat) for task in tasks] for unit, tasks in kept.items()}, "D"
     )
+
+
+def _kept(units: Units, flat: Set[str], on_flat: OnFlat) -> Units:
+    """The tasks of each unit that are not left out."""
+    return {unit: [task for task in tasks if on_flat != "drop" or task not in flat] for unit, tasks in units.items()}
+
+
+def _measured(units: Units, pairs: Pairs, difficulties: Mapping[str, BySeed]) -> dict[str, list[Measured]]:
+    """C_out, C_in and D of each unit, of each seed."""
+    given = {unit: [by_seed for (giver, _), by_seed in pairs.items() if giver == unit] for unit in units}
+    taken = {unit: [by_seed for (_, taker), by_seed in pairs.items() if taker == unit] for unit in units}
+    c_out, c_in = _or_neutral(given, "C_out"), _or_neutral(taken, "C_in")
+    return {unit: list(map(Measured, c_out[unit], c_in[unit], difficulties[unit])) for unit in units}
 
 
 def _or_neutral(found: Mapping[str, Sequence[BySeed]], quantity: str) -> dict[str, list[float]]:

@@ -116,7 +116,7 @@ def lowest_temperature(measures: Sequence[TaskMeasure], *, alphas: Alphas = Alph
 
     From a temperature above which they cannot leave it (the widest range of a measure over log 2) it goes down until
     one does: weights of mixed parts need not move one way. Where none ever does there is no lowest, and it is the
-    paper's own: as for tasks that are equal in C and D, and for two of which neither leads in most of the shares.
+    paper's own: as for tasks that are equal in C and D, or two of which neither leads in more than 3/4 of the shares.
     """
     columns = zip(*(measure.measured for measure in measures), strict=True)
     above: float = max(max(values) - min(values) for values in columns) / math.log(GREATEST)
