@@ -20,6 +20,13 @@ def row(task: str, number: int, **fields: Any) -> dict[str, Any]:
     return {"id": f"{task}{number}", "task": task, "answer": f"{number}", "messages": messages, **fields}
 
 
+def shown(task: str, number: int, image: str) -> dict[str, Any]:
+    """The row with an image."""
+    found = row(task, number, images=[{"path": image}])
+    found["messages"][0]["content"].insert(0, {"type": "image"})
+    return found
+
+
 @pytest.fixture
 def folder(write: Write, tmp_path: Path) -> Path:
     """Three tasks."""
@@ -85,6 +92,49 @@ def test_a_makefile_runs_the_trainings_by_name(mmkit: Mmkit, folder: Path) -> No
     assert f"\n\t{command} -o $@\n" in text
 
 
+def test_each_job_of_make_takes_the_same_batch_on_its_own_devices(mmkit: Mmkit, folder: Path) -> None:
+    def lines(*options: object) -> str:
+        done = mmkit("measure-contribution", *FILES, "--device", "auto", *options, "--makefile")
+        assert done.code == 0, done.err
+        return done.out.decode()
+
+    assert "--batch-size 4 --global-batch 4 --only mini@0\n" in lines("--batch-size", 4)
+    assert lines("--global-batch", 16).count("--global-batch") == lines().count("--only") + 1
+    assert "--global-batch" not in lines("--preset", "visatb")
+    refused = mmkit("measure-contribution", *FILES, "--device", "auto", "--accumulation", 2, "--makefile")
+    assert refused.code == 2 and "give --global-batch in its place" in refused.err
+
+
+def test_trainings_on_the_same_rows_are_planned_as_one(mmkit: Mmkit, folder: Path) -> None:
+    done = plan(mmkit, "--form", "chat", "--mini", "1/4", "--seeds", 2)
+    rows = {found["training"]: found for found in done.rows()}
+    assert rows["base@1"]["same_as"] == "base@0" and rows["own-mini:vqa@0"]["same_as"] == "own-large:vqa@0"
+    assert rows["base@1"]["cells_left"] == 0 and "same_as" not in rows["own-large:vqa@1"]
+    assert "6 of 14 models to train, 21 cells to measure" in done.err
+    assert "is base@0" in on_terminal(
+        ["measure-contribution", *FILES, "--form", "chat", "--seeds", 2, "--plan"], folder
+    )
+
+
+@pytest.mark.parametrize("form", ["standard", "chat"])
+def test_validation_rows_that_are_trained_on_are_counted(
+    mmkit: Mmkit, folder: Path, write: Write, picture: Callable[[str], str], form: str
+) -> None:
+    navy, copy, other = picture("navy.png"), picture("copy.png"), picture("other.png")
+    with (folder / other).open("ab") as file:
+        file.write(b"more")
+    write("train/vqa.jsonl", [row("vqa", 1), shown("vqa", 2, navy), shown("vqa", 3, other), row("vqa", 4)])
+    asked = [row("vqa", 1), shown("vqa", 2, copy), shown("vqa", 3, copy), row("vqa", 5)]
+    write("val/vqa.jsonl", [{**one, "id": f"val-{one['id']}"} for one in asked])
+    write("val/ocr.jsonl", [row("ocr", number, messages=None, question=f" Say  {number}") for number in (31, 100)])
+    done = plan(mmkit, "--large", 1, "--form", form)
+    assert done.code == 0, done.err
+    assert "the same words with the same images: ocr 1 of 2, vqa 2 of 4" in done.err
+    write("val/vqa.jsonl", [row("vqa", 200)])
+    write("val/ocr.jsonl", [row("ocr", 200)])
+    assert "trained on, too" not in plan(mmkit, "--large", 1, "--form", form).err
+
+
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
@@ -94,6 +144,13 @@ def test_a_makefile_runs_the_trainings_by_name(mmkit: Mmkit, folder: Path) -> No
         ((*FILES, "--mini", "1/2"), 2, "0 < mini <= large"),
         ((*FILES, "--only", "large:pope@0"), 2, "no training of the plan; there are: mini@0, large:caption@0"),
         ((*FILES, "--plan", "--makefile"), 2, "give one of them"),
+        ((*FILES, "--makefile", "-o", "contribution.jsonl"), 2, "--makefile writes to stdout"),
+        ((*FILES, "--only", "mini@0", "-o", "contribution.jsonl"), 2, "--only writes none"),
+        ((*FILES, "--train", "-", "--makefile"), 2, "standard input is read once"),
+        ((*FILES, "--val-size", "0.1"), 2, "--val-size 0.1 holds rows back"),
+        ((*FILES, "--preset", "mint"), 2, "--val-size 0.1 holds rows back"),
+        ((*FILES, "--large", "1/32"), 65, "no larger than the mini one: 'caption', 'ocr', 'vqa'"),
+        ((*FILES, "--large", "10000"), 2, "expected shares of the rows"),
         ((*FILES, "--scores", "V.jsonl"), 2, "--scores trains nothing"),
         ((*FILES, "--form", "chat", "--difficulty", "matched"), 2, "--difficulty matched"),
         ((*FILES, "--task-sampling", "weights"), 2, "--task-sampling weights"),
@@ -121,6 +178,8 @@ def test_a_model_has_to_be_given(mmkit: Mmkit) -> None:
         ("train/vqa.jsonl", [{**row("vqa", 1), "task": None}], "train/vqa.jsonl:1: task: expected a name"),
         ("train/vqa.jsonl", [row("vqa", 1, messages=None)], "train/vqa.jsonl:1"),
         ("val/vqa.jsonl", [row("vqa", 1, answer=None)], "val/vqa.jsonl:1"),
+        ("val/vqa.jsonl", [shown("vqa", 1, "no.png")], "row 'vqa1' of task 'vqa': image 'no.png' not"),
+        ("train/vqa.jsonl", [row("vqa", 1), shown("vqa", 2, "no.png")], "image 'no.png' not found"),
         ("val/vqa.jsonl", [row("vqa", 1, metric="nan")], "val/vqa.jsonl:1: metric: unknown metric 'nan'"),
         ("val/vqa.jsonl", [row("vqa", 1), row("vqa", 2, metric="anls")], "val/vqa.jsonl:2: task 'vqa' has two metrics"),
         ("groups.jsonl", [{"task": "vqa", "group": "a"}, {"task": "ocr", "group": "b"}], "in no group: 'caption'"),
@@ -131,8 +190,8 @@ def test_what_could_not_be_measured_is_refused_before_anything_is_trained(
 ) -> None:
     write(name, rows)
     groups = ("--groups", name) if name == "groups.jsonl" else ()
-    done = mmkit("measure-contribution", *FILES, *groups)
-    assert (done.code, done.out) == (65, b""), done.err
+    done = mmkit("measure-contribution", *FILES, "--large", 1, *groups)
+    assert (done.code, done.out) == (66 if "not found" in done.err else 65, b""), done.err
     assert said in done.err
     assert not (folder / "contribution").exists()
 

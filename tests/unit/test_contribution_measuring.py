@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -13,24 +15,35 @@ from typing import Any
 
 import pytest
 
+from mmkit import console
 from mmkit.balance.cells import Cell
 from mmkit.balance.contribution import Difficulty, Form, contribution
-from mmkit.balance.measuring import Done, EvaluationOrder, Measuring, Procedure, TrainingOrder, Value
+from mmkit.balance.measuring import CheckOrder, Done, EvaluationOrder, Measuring, Procedure, TrainingOrder, Value
 from mmkit.balance.plan import Pace, Plan, plan
 from mmkit.balance.subsets import Rates, Rows
-from mmkit.errors import DataError, LimitError
+from mmkit.errors import DataError, LimitError, MissingInputError
 
 RATES = Rates(Fraction(1, 2), Fraction(1, 8))
 
 
-def rows_of(tasks: Sequence[str], count: int, *, part: str = "train", text: str = "", order: int = 0) -> Rows:
-    """`count` rows a task; `order` is a seed to shuffle them by."""
+def rows_of(
+    tasks: Sequence[str],
+    count: int,
+    *,
+    part: str = "train",
+    text: str = "",
+    order: int = 0,
+    image_root: Path | None = None,
+) -> Rows:
+    """`count` rows a task, with an image each where there is an `image_root`; `order` is a seed to shuffle them by."""
     every = [(task, number) for task in tasks for number in range(count)]
     random.Random(order).shuffle(every)
-    rows = Rows()
+    rows = Rows(None if image_root is None else str(image_root))
     for task, number in every:
-        record = {"id": f"{part}-{number}", "task": task, "text": text}
-        rows.add(record, json.dumps(record).encode())
+        record: dict[str, Any] = {"id": f"{part}-{number}", "task": task, "text": text}
+        if image_root is not None:
+            record["images"] = [{"path": f"{part}-{task}-{number}.png"}]
+        rows.add(record, json.dumps(record, separators=(",", ":")).encode())
     return rows
 
 
@@ -46,8 +59,13 @@ class Laboratory:
         self.model = {"files": "abc"}
         self.validation_text = ""
         self.fails_after = 10**6
+        self.image_root: Path | None = None
+        self.keeps_models = True
+        self.checks: Callable[[CheckOrder], None] | None = None
+        self.num_begun = 0
 
     def train(self, order: TrainingOrder) -> None:
+        self.num_begun += 1
         if len(self.trained) == self.fails_after:
             raise LimitError("the disk is full")
         lines = order.rows.read_text().splitlines()
@@ -63,11 +81,12 @@ class Laboratory:
 
     def plan(self, tasks: Sequence[str], **options: Any) -> tuple[Plan, Measuring]:
         order = options.pop("order", 0)
-        rows = rows_of(tasks, 16, order=order)
-        validation = rows_of(tasks, 3, part="val", text=self.validation_text, order=order)
-        procedure = Procedure(self.train, self.evaluate, self.model, self.training, self.evaluation)
+        there = {"order": order, "image_root": self.image_root}
+        rows = rows_of(tasks, 16, **there)
+        validation = rows_of(tasks, 3, part="val", text=self.validation_text, **there)
+        procedure = Procedure(self.train, self.evaluate, self.model, self.training, self.evaluation, self.checks)
         found = plan(rows, **{"rates": RATES, **options}, steps_of=lambda ids, seed: sum(map(len, ids.values())))
-        return found, Measuring(self.work, rows, validation, procedure)
+        return found, Measuring(self.work, rows, validation, procedure, keeps_models=self.keeps_models)
 
     def measure(self, tasks: Sequence[str], *, jobs: int = 1, **options: Any) -> tuple[int, int, list[Cell]]:
         """Trainings and evaluated tasks of this time, and all cells."""
@@ -86,6 +105,15 @@ class Laboratory:
         found, measuring = self.plan(tasks, **options)
         trainings = sum(not measuring.is_trained(planned) for planned in found.trainings)
         return trainings, sum(len(measuring.tasks_left(planned)) for planned in found.trainings)
+
+    def draw_images(self, folder: Path, tasks: Sequence[str]) -> None:
+        """A file for each image of the rows; all differ."""
+        folder.mkdir()
+        for task in tasks:
+            for part, count in (("train", 16), ("val", 3)):
+                for number in range(count):
+                    (folder / f"{part}-{task}-{number}.png").write_text(f"{part} {task} {number}")
+        self.image_root = folder
 
 
 @pytest.fixture
@@ -180,13 +208,145 @@ def test_matched_steps_are_ordered_and_a_training_that_needs_none_is_the_mini_on
     assert measuring.is_trained(same) and measuring.tasks_left(same) == []
 
 
-def test_what_was_done_before_a_failure_is_kept(laboratory: Laboratory) -> None:
+def test_an_image_is_known_by_what_it_shows_wherever_it_lies(laboratory: Laboratory, tmp_path: Path) -> None:
+    laboratory.draw_images(tmp_path / "images", "ab")
+    cells = laboratory.measure("ab")[2]
+    laboratory.image_root = (tmp_path / "images").rename(tmp_path / "elsewhere")
+    assert laboratory.measure("ab") == (0, 0, cells)
+    found, _ = laboratory.plan("ab")
+    mini, large = (set(rows_of("ab", 16).drawn("a", found.rates.num_rows(size, 16), 0)) for size in ("mini", "large"))
+    (tmp_path / "elsewhere" / f"train-a-{min(large - mini).removeprefix('train-')}.png").write_text("another picture")
+    assert laboratory.left("ab") == (1, 2), "only large:a has seen it"
+    (tmp_path / "elsewhere/val-b-0.png").write_text("another picture")
+    assert laboratory.left("ab") == (1, 2 + 2), "and all models are to be asked about it"
+
+
+def test_an_image_that_is_not_there_is_named_before_anything_is_trained(laboratory: Laboratory, tmp_path: Path) -> None:
+    laboratory.draw_images(tmp_path / "images", "ab")
+    (tmp_path / "images/val-b-1.png").unlink()
+    with pytest.raises(MissingInputError, match=r"row 'val-1' of task 'b'.*val-b-1\.png"):
+        laboratory.plan("ab")
+    (tmp_path / "images/val-b-1.png").write_text("")
+    with pytest.raises(DataError, match=r"row 'val-1' of task 'b'.*empty"):
+        laboratory.plan("ab")
+
+
+def test_all_rows_are_looked_at_once_before_the_first_training(laboratory: Laboratory) -> None:
+    looked_at: list[list[str]] = []
+
+    def look(order: CheckOrder) -> None:
+        assert not laboratory.trained and order.folder.is_dir()
+        looked_at.append(sorted(order.rows.read_text().splitlines()))
+        if len(looked_at) == 1:
+            raise DataError("row 'train-3': too long")
+
+    laboratory.checks = look
+    found, measuring = laboratory.plan("ab")
+    with pytest.raises(DataError, match="too long"):
+        measuring.check(found)
+    for _ in range(2):
+        measuring.check(found)
+    rows = rows_of("ab", 16)
+    expected = [line.decode() for task in "ab" for line in rows.lines(task, rows.drawn(task, 8, 0))]
+    assert looked_at == [sorted(expected)] * 2
+    assert not [*laboratory.work.glob("checked/*.part-*")]
+
+
+def test_a_single_training_looks_at_its_own_rows(laboratory: Laboratory) -> None:
+    laboratory.measure("ab")
+    laboratory.checks = lambda order: pytest.fail("nobody asked")
+    for seeds in ((0,), (0, 1)):
+        found, measuring = laboratory.plan("ab", seeds=seeds)
+        measuring.check(replace(found, trainings=found.trainings[:4]))
+
+
+def test_after_a_failure_nothing_is_begun_and_what_was_done_is_kept(laboratory: Laboratory) -> None:
+    laboratory.fails_after = 0
+    with pytest.raises(LimitError, match="the disk is full"):
+        laboratory.measure("abcde")
+    assert laboratory.num_begun == 1
     laboratory.fails_after = 2
     with pytest.raises(LimitError, match="the disk is full"):
         laboratory.measure("ab")
     laboratory.fails_after = 10**6
     assert laboratory.left("ab") == (1, 2)
     assert laboratory.measure("ab")[:2] == (1, 2)
+
+
+def test_models_that_are_not_kept_are_removed_and_nothing_is_trained_for_it(laboratory: Laboratory) -> None:
+    laboratory.keeps_models = False
+    cells = laboratory.measure("ab", difficulty="precise")[2]
+    assert not [*laboratory.work.glob("trainings/*/model")]
+    assert laboratory.left("ab", difficulty="precise") == (0, 0)
+    laboratory.keeps_models = True
+    assert laboratory.measure("ab", difficulty="precise") == (0, 0, cells)
+    laboratory.validation_text = "edited"
+    assert laboratory.left("ab") == (3, 6), "what is measured anew needs the models again"
+    assert laboratory.measure("ab")[:2] == (3, 6)
+    laboratory.keeps_models = False
+    assert laboratory.measure("ab")[:2] == (0, 0)
+    assert not [*laboratory.work.glob("trainings/*/model")]
+
+
+def test_predictions_of_other_settings_are_no_half_done_ones_of_these(laboratory: Laboratory) -> None:
+    laboratory.measure("ab")
+    files: list[Path] = []
+
+    def evaluate(order: EvaluationOrder) -> dict[str, Value]:
+        files.append(order.predictions)
+        raise LimitError("killed")
+
+    for laboratory.evaluation in ({"max_new_tokens": 8}, {"max_new_tokens": 16}):
+        found, measuring = laboratory.plan("ab")
+        with pytest.raises(LimitError):
+            Measuring(
+                laboratory.work,
+                measuring._rows,
+                measuring._validation,
+                replace(measuring._procedure, evaluate=evaluate),
+            ).measure(found.trainings[0])
+    assert len(set(files)) == 2
+
+
+def test_a_training_that_another_process_has_is_waited_for(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, measuring = laboratory.plan("ab")
+    folder = laboratory.work / "trainings" / measuring.key(found.named("mini@0"))
+    folder.mkdir(parents=True)
+    said: list[str] = []
+    with (folder / "lock").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def say(line: str) -> None:
+            said.append(line)
+            assert not laboratory.trained
+            fcntl.flock(other, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(console, "say", say)
+        assert measuring.measure(found.named("mini@0")).trained
+    assert said == [f"mini@0: waiting for the process that is at work in {folder}"]
+
+
+def test_a_disk_without_locks_will_do_and_one_that_takes_no_files_is_told(
+    laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert laboratory.measure("ab")[:2] == (3, 6)
+    laboratory.work /= "cells/file"
+    laboratory.work.write_text("")
+    with pytest.raises(LimitError, match=r"cannot write to .*file: Not a directory"):
+        laboratory.measure("ab")
+
+
+def test_trainings_on_the_same_rows_are_one(laboratory: Laboratory) -> None:
+    equal = Rates(Fraction(1, 8), Fraction(1, 8))
+    found, measuring = laboratory.plan("ab", rates=equal)
+    assert len({measuring.key(planned) for planned in found.trainings}) == 1
+    assert laboratory.measure("ab", rates=equal)[0] == 1
 
 
 def test_a_file_that_was_being_written_is_no_cell(laboratory: Laboratory) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmkit.balance.plan import Plan, advice, makefile, plan
+from mmkit.balance.plan import Pace, Plan, advice, makefile, plan, require_larger_subsets
 from mmkit.balance.subsets import Rates, Rows, require_same_tasks
 from mmkit.errors import DataError, UsageError
 
@@ -143,6 +143,33 @@ def test_groups_are_trained_on_and_tasks_measured() -> None:
         plan(rows_of(SIZES), groups=dict.fromkeys(SIZES, "all"), rates=QUARTER, steps_of=steps_of_16)
 
 
+def test_a_large_subset_that_is_the_mini_one_is_named_where_c_divides_by_their_difference() -> None:
+    rows = rows_of({"vqa": 640, "tiny": 3, "ocr": 1})
+    with pytest.raises(DataError, match="no larger than the mini one: 'ocr', 'tiny';"):
+        require_larger_subsets(plan(rows, rates=QUARTER, steps_of=steps_of_16, seeds=(0, 1)))
+    grouped = {"vqa": "a", "tiny": "a", "ocr": "b"}
+    with pytest.raises(DataError, match="no larger than the mini one: 'b';"):
+        require_larger_subsets(plan(rows, groups=grouped, rates=QUARTER, steps_of=steps_of_16))
+    require_larger_subsets(plan(rows, rates=QUARTER, form="chat", steps_of=steps_of_16))
+
+
+def test_steps_are_asked_for_by_the_rows_that_are_drawn() -> None:
+    rows, asked = rows_of(SIZES), []
+
+    def steps_of(ids: Mapping[str, Sequence[str]], seed: int) -> int:
+        asked.append((dict(ids), seed))
+        return 7
+
+    plan(rows, rates=QUARTER, form="chat", steps_of=steps_of, seeds=(5,))
+    assert ({"ocr": rows.drawn("ocr", 80, 5)}, 5) in asked
+
+
+def test_time_is_that_of_steps_and_replies_and_unknown_where_one_is_missing() -> None:
+    assert Pace(2.0, 0.5).estimate(10, 4) == 22.0
+    assert Pace(None, 0.5).estimate(0, 4) == 2.0
+    assert Pace(None, 0.5).estimate(1, 4) is None
+
+
 def test_what_the_paper_advises_is_checked_with_figures() -> None:
     rows = rows_of({"vqa": 40_004, "ocr": 40_000})
     enough = plan(rows, rates=QUARTER, steps_of=steps_of_16)
@@ -169,8 +196,16 @@ def run_by_make(directory: Path, text: str, *options: str) -> Sequence[str]:
 
 
 def test_make_does_every_training_before_the_rows_with_names_as_they_are(tmp_path: Path) -> None:
-    found = plan(rows_of({"a b": 8, "$HOME's": 8}), rates=QUARTER, steps_of=steps_of_16)
+    hostile = ["a b", "$HOME's", "#%`id`$(id)", "../../x/y", "\x1b[31m", "-o", 'quo"te\\', "\ttab"]
+    found = plan(rows_of(dict.fromkeys(hostile, 8)), rates=QUARTER, steps_of=steps_of_16)
     calls = run_by_make(tmp_path, makefile(found, ["measure-contribution", "--train", "t/*.jsonl"]), "-j2")
     common = "measure-contribution|--train|t/*.jsonl|"
     assert sorted(calls[:-1]) == sorted(f"{common}--only|{name}|" for name in names(found))
     assert calls[-1] == f"{common}-o|contribution.jsonl|"
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "a\rb", "a\0b"])
+def test_a_name_that_make_cannot_hold_is_refused(name: str) -> None:
+    found = plan(rows_of({name: 8, "b": 8}), rates=QUARTER, steps_of=steps_of_16)
+    with pytest.raises(UsageError, match="a Makefile cannot hold"):
+        makefile(found, ["measure-contribution"])

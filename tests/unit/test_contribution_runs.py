@@ -1,16 +1,26 @@
-"""Which devices the trainings of `measure-contribution` get, and what is told of a process that fails."""
+"""The trainings of `measure-contribution` as processes: their devices, what makes two the same, how they end."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
+from mmkit.balance.subsets import Rows
 from mmkit.cli import contribution_runs
-from mmkit.cli.contribution_runs import Runs, device_shares
+from mmkit.cli.contribution_runs import Runs, device_shares, steps_of
 from mmkit.errors import LimitError, MmkitError, UsageError
 from mmkit.training.config import TuneConfig
+from mmkit.training.plan import RowFacts, epoch_plan
 
 
 def test_gpus_are_dealt_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +44,21 @@ def test_gpus_keep_the_names_that_the_caller_chose(monkeypatch: pytest.MonkeyPat
     assert device_shares("auto", 2) == [[], []]
 
 
+@pytest.fixture
+def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Runs]:
+    """Runs whose processes do what a script says."""
+
+    def running(script: str) -> Runs:
+        program = tmp_path / "python"
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "$SCRIPT"\n')
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+        monkeypatch.setenv("SCRIPT", script)
+        return Runs("base", TuneConfig(), [[]], {}, None)
+
+    return running
+
+
 @pytest.mark.parametrize(
     ("script", "kind", "said"),
     [
@@ -43,13 +68,115 @@ def test_gpus_keep_the_names_that_the_caller_chose(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_a_process_that_fails_is_told_of_by_its_own_words(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, kind: type[MmkitError], said: str
+    python: Callable[[str], Runs], tmp_path: Path, script: str, kind: type[MmkitError], said: str
 ) -> None:
-    program = tmp_path / "python"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "$SCRIPT"\n')
-    program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setenv("SCRIPT", script)
     with pytest.raises(MmkitError) as raised:
-        Runs("base", TuneConfig(), [[]], {}, None)._run("train", {}, tmp_path / "log")
+        python(script)._run("train", {}, tmp_path / "log")
     assert type(raised.value) is kind and said in str(raised.value)
+
+
+STOPPABLE = """
+import pathlib, signal, sys, time
+def stop(*_):
+    {reaction}
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path("{ready}").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGTERM, LimitError), (signal.SIGINT, KeyboardInterrupt)], ids=["SIGTERM", "SIGINT"]
+)
+@pytest.mark.parametrize("reaction", ["sys.exit(75)", "pathlib.Path('{asked}').touch()"], ids=["heeds", "goes-on"])
+def test_what_stops_us_has_a_process_stop_and_the_second_time_ends_it(
+    python: Callable[[str], Runs], tmp_path: Path, number: signal.Signals, kind: type[BaseException], reaction: str
+) -> None:
+    ready, asked = tmp_path / "ready", tmp_path / "asked"
+    runs = python(STOPPABLE.format(reaction=reaction.format(asked=asked), ready=ready))
+    before = signal.getsignal(number)
+
+    def stop() -> None:
+        for sign in (ready, asked) if "asked" in reaction else (ready,):
+            while not sign.exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(kind), runs.stoppable(), ThreadPoolExecutor(2) as pool:
+        done = pool.submit(runs._run, "train", {}, tmp_path / "log")
+        pool.submit(stop)
+        done.result()
+    assert signal.getsignal(number) is before
+
+
+def test_a_process_that_is_begun_after_the_stop_is_ended(python: Callable[[str], Runs], tmp_path: Path) -> None:
+    runs = python("import time; time.sleep(60)")
+    with pytest.raises(LimitError, match="stopped by SIGTERM"), runs.stoppable():
+        os.kill(os.getpid(), signal.SIGTERM)
+        runs._run("train", {}, tmp_path / "log")
+    assert not runs._running
+
+
+def identity(config: TuneConfig, gpus: int) -> dict[str, Any]:
+    runs = Runs("base", config, [[str(number) for number in range(gpus)]], {}, None)
+    return dict(runs.procedure().training)
+
+
+def test_a_batch_is_known_by_its_rows_on_whatever_devices() -> None:
+    one, two = TuneConfig(batch_size=4, accumulation=2), TuneConfig(batch_size=4, accumulation=1)
+    assert identity(one, 0) == identity(one, 1) == identity(two, 2)
+    assert identity(two, 1) != identity(two, 2)
+
+
+DECIDES = {field.name for field in fields(TuneConfig)} - {
+    *("workers", "cache_mb", "save_every", "check_rows", "report_to", "merge"),
+    *("seed", "accumulation"),  # of their own in a key
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(TuneConfig)])
+def test_each_setting_that_decides_what_is_learned_is_in_the_identity(name: str) -> None:
+    config = TuneConfig()
+    value = getattr(config, name)
+    other = not value if isinstance(value, bool) else ("x",) if isinstance(value, tuple) else 0.375
+    object.__setattr__(config, name, other if name != "accumulation" else 3)
+    if name == "batch_size":
+        object.__setattr__(config, name, 9)
+    assert (identity(config, 0) != identity(TuneConfig(), 0)) == (name in DECIDES or name == "accumulation")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"epochs": 3},
+        {"max_steps": 5},
+        {"accumulation": 3},
+        {"modality_batches": True},
+        {"task_sampling": "uniform"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_the_steps_of_the_plan_are_those_of_finetune(settings: dict[str, Any], nproc: int) -> None:
+    config, rows = TuneConfig(batch_size=4, **settings), Rows()
+    facts = []
+    for number in range(27):
+        task, images = ("look", [{"path": "a.png"}]) if number < 9 else ("read", [])
+        id = f"{number:02}"
+        rows.add({"id": id, "task": task}, orjson.dumps({"id": id, "images": images} if images else {"id": id}))
+        facts.append(RowFacts(id, task, 10, bool(images)))
+    ids = {task: rows.ids(task) for task in rows.tasks}
+    expected = len(
+        [step for epoch in range(config.epochs) for step in epoch_plan(facts, config, epoch=epoch, world=nproc)]
+    )
+    assert steps_of(config, nproc, rows, "base")(ids, 0) == (config.max_steps or expected)
+
+
+def test_a_model_that_cannot_mix_rows_with_and_without_images_takes_more_steps(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mllama"}')
+    rows = Rows()
+    rows.add({"id": "a", "task": "t"}, b'{"images":[{"path":"a.png"}]}')
+    rows.add({"id": "b", "task": "t"}, b"{}")
+    assert steps_of(TuneConfig(), 1, rows, str(tmp_path))({"t": ["a", "b"]}, 0) == 2
+    assert steps_of(TuneConfig(), 1, rows, "a/hub-id")({"t": ["a", "b"]}, 0) == 1
