@@ -124,7 +124,7 @@ def test_validation_rows_that_are_trained_on_are_counted(
     with (folder / other).open("ab") as file:
         file.write(b"more")
     write("train/vqa.jsonl", [row("vqa", 1), shown("vqa", 2, navy), shown("vqa", 3, other), row("vqa", 4)])
-    asked = [row("vqa", 1), shown("vqa", 2, copy), shown("vqa", 3, copy), row("vqa", 5)]
+    asked = [row("vqa", 1), shown("vqa", 2, copy), shown("vqa", 3, copy), row("vqa", 500)]
     write("val/vqa.jsonl", [{**one, "id": f"val-{one['id']}"} for one in asked])
     write("val/ocr.jsonl", [row("ocr", number, messages=None, question=f" Say  {number}") for number in (31, 100)])
     done = plan(mmkit, "--large", 1, "--form", form)
