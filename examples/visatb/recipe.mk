@@ -87,7 +87,7 @@ $(WEIGHED:%=contribution-%.jsonl): $(TRAIN) $(VAL) $(BASE)
 $(WEIGHED:%=weights-%.jsonl): weights-%.jsonl: contribution-%.jsonl mmkit.toml
 	mmkit weights $< > $@
 
-# ---- a model a task (STL), and one a method for all tasks. Tasks of UNWEIGHED are trained on, too, each with weight 1.
+# ---- a model a task (STL), and one a method for all tasks. UNWEIGHED are trained on, too; VisATB's weights leave them at 1.
 
 $(SETS:%=tuned/stl-%/run.json): tuned/stl-%/run.json: train/%.jsonl $(BASE)
 	$(TUNE)$(OF_ONE) $< -o tuned/stl-$*
