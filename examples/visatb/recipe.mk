@@ -77,8 +77,9 @@ $(VAL) $(SETS:%=test/%.jsonl): %.jsonl: $(DATA)/%.jsonl mmkit.toml
 
 # ---- contribution, difficulty and the weights that follow from them
 
-# The trained models' values are kept in cells/, so that what is measured last trains only what it alone needs.
-contribution-visatb-matched.jsonl: DIFFICULTY := $(EMPTY) --difficulty matched
+# The trained models' values are kept in cells/, so that what is measured last trains only what it alone needs. What is
+# measured before it must not inherit its difficulty.
+contribution-visatb-matched.jsonl: private DIFFICULTY := $(EMPTY) --difficulty matched
 contribution-visatb-matched.jsonl: | $(filter-out %-matched.jsonl,$(WEIGHED:%=contribution-%.jsonl))
 $(WEIGHED:%=contribution-%.jsonl): $(TRAIN) $(VAL) $(BASE)
 	mmkit measure-contribution $(TRAIN:%=--train %) $(VAL:%=--val %) --model $(MODEL)$(TUNING)$(ROOT) \
