@@ -32,9 +32,14 @@ _LONGEST = 40
 
 
 class Results:
-    """The runs of a working directory. Averages are ΔI and ΔE in percent, scores in the units of their metrics."""
+    """The runs of a working directory. Averages are ΔI and ΔE in percent, scores in the units of their metrics.
+
+    Raises SystemExit where the recipe has not come to its end.
+    """
 
     def __init__(self, here: Path) -> None:
+        if not (here / "comparison.jsonl").exists():
+            raise SystemExit(f"{here}: not finished, there is no comparison.jsonl")
         self.here = here
         self.scores = {name: _by_task(here / f"scores-{name}.jsonl") for name in LABELS if self._has("scores", name)}
         rows = _rows(here / "comparison.jsonl")

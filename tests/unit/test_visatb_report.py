@@ -395,6 +395,7 @@ def test_seeds_without_a_weighed_method_have_no_measures(tmp_path: Path) -> None
         (lambda here: (here / "mmkit.toml").write_text("seed = 1"), "seed 1 is given twice"),
         (lambda here: write([of_task("page", 50)], here / "scores-stl.jsonl"), "other tasks than in"),
         (lambda here: (here / "scores-ew.jsonl").unlink(), "no scores of EW"),
+        (lambda here: (here / "comparison.jsonl").unlink(), "tiny-5: not finished"),
     ],
 )
 def test_what_is_no_further_seed_is_refused(
