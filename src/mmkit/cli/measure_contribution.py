@@ -48,7 +48,7 @@ def command(
     ] = False,
     keep_models: Annotated[
         bool,
-        typer.Option("--keep-models/--drop-models", help="Remove a model as soon as its values are there, or keep it."),
+        typer.Option("--keep-models/--drop-models", help="Keep the models, or remove each when its values are there."),
     ] = True,
     only: Annotated[
         str | None, typer.Option("--only", metavar="NAME", help="Do this training of the plan alone; no rows.")
