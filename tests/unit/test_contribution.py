@@ -278,6 +278,19 @@ def test_a_denominator_inside_the_errors_of_its_values_is_flat() -> None:
     assert contribution(with_errors(7.0)).flat == ()
 
 
+def test_what_a_task_reaches_is_flat_inside_its_error() -> None:
+    def with_error(error: float) -> list[Cell]:
+        return [
+            replace(cell, error=error if cell.name.startswith("V of large:a on a") else 0.0) for cell in cells(BY_HAND)
+        ]
+
+    found = contribution(with_error(31.0), on_flat="clip").flat
+    assert [str(flat) for flat in found if flat.quantity == "D"] == [
+        "a: D divides by what it reaches, which is within its noise of 62: 60"
+    ]
+    assert not [flat for flat in contribution(with_error(29.0), on_flat="clip").flat if flat.quantity == "D"]
+
+
 def test_clipping_keeps_what_is_within_bounds_of_a_denominator_in_its_noise() -> None:
     noisy = [replace(cell, error=100.0) for cell in cells(with_values(BY_HAND, large_b__a=90.0))]
     found = pairs(contribution(noisy, on_flat="clip"))
@@ -358,6 +371,7 @@ ROW = {"trained_on": "large:a", "evaluated_on": "b", "metric": "accuracy", "valu
         ({"error": -1.0}, "error: expected"),
         ({"error": math.nan}, "error: expected"),
         ({"seed": "3"}, "seed: expected a whole number"),
+        ({"seed": True}, "seed: expected a whole number"),
         ({"evaluated_on": ""}, "evaluated_on: expected a name"),
         ({"metric": 3}, "metric: expected a name"),
         ({"trained_on": "large"}, "trained_on: expected one of mini, large:TASK, base"),

@@ -331,6 +331,12 @@ def test_reasons_name_what_moved_the_weight_most_first() -> None:
     )
 
 
+def test_reasons_count_parts_by_their_shares() -> None:
+    first, _ = explained([TaskMeasure("a", Measured(0.2, 0, 0.15)), TaskMeasure("b", Measured(0, 0, 0))])
+    told = "raised: it is harder (D 0.1500 makes 1.1489), gives more (C_out 0.2000 makes 1.1974); "
+    assert told in first
+
+
 def test_a_task_that_harms_the_others_least_gives_more_and_not_much() -> None:
     harmful = [TaskMeasure("a", Measured(-0.1, 0, 0)), TaskMeasure("b", Measured(-0.9, 0, 0))]
     assert [sentence.partition("; ")[0] for sentence in explained(harmful)] == [
@@ -385,6 +391,11 @@ def test_a_measure_comes_back_as_it_went(seeds: int) -> None:
     by_seed = [Measured(0.1, 0.2, number / 7) for number in range(seeds)]
     measure = TaskMeasure.of_seeds("a", by_seed, ["coco", "textcap"], ["coco"])
     assert TaskMeasure.from_wire(measure.to_wire()) == measure
+
+
+def test_a_row_with_a_list_of_one_seed_is_as_one_without() -> None:
+    by_seed = {"C_out": [0.1], "C_in": [0.0], "D": [-0.5]}
+    assert TaskMeasure.from_wire({**ROW, "by_seed": by_seed}) == TaskMeasure.from_wire(ROW)
 
 
 @pytest.mark.parametrize(
