@@ -103,6 +103,15 @@ def test_explain_says_a_sentence_a_task_and_changes_no_row(mmkit: Mmkit, measure
     assert "raised: it is harder (D 1.2000 makes " in sentences[2]
 
 
+def test_names_of_tasks_cannot_write_to_the_terminal(mmkit: Mmkit, write: Write) -> None:
+    name = "\x1b[31mred\x1b[0m\n日本"
+    hostile = write("hostile.jsonl", [{**MEASURED[0], "task": name, "flat": [name]}, *MEASURED[1:]])
+    done = mmkit("weights", hostile, "--explain", "--temperature", ".1", "--fixed", f"{name}2=1")
+    assert [row["task"] for row in done.rows()] == [name, "captions", "boxes", f"{name}2"]
+    assert "\x1b" not in done.err
+    assert len([line for line in done.err.splitlines() if "日本" in line and line.startswith("\\x1b[31mred")]) == 2
+
+
 def test_groups_weigh_their_tasks(mmkit: Mmkit, write: Write) -> None:
     rows = [{**MEASURED[0], "tasks": ["gqa", "vqav2"]}, {**MEASURED[1], "tasks": ["coco"], "flat": ["coco"]}]
     done = mmkit("weights", write("groups.jsonl", rows))
@@ -221,6 +230,12 @@ def test_a_terminal_gets_a_table(measured: str, tmp_path: Path) -> None:
         ),
         ([{"set": "x", "task": None, "rows": 1}], ["--strategy", "size"], 65, "no row is of a task"),
         ([{"task": "a", "rows": 0}], ["--strategy", "size"], 65, "rows: expected how many there are, 1 or more"),
+        (
+            [{"task": "a", "rows": True}],
+            ["--strategy", "size"],
+            65,
+            "rows: expected how many there are, 1 or more, as mmkit stats counts; got True",
+        ),
         (MEASURED, ["--temperature", "0"], 2, "expected a number above 0, or auto, got '0'"),
         (MEASURED, ["--temperature", "nan"], 2, "expected a number above 0, or auto"),
         (MEASURED, ["--alpha", "1", "1", "1"], 2, "--alpha: expected three shares that sum to 1, got 1 1 1"),

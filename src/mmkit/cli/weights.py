@@ -56,7 +56,11 @@ def command(
     ] = (0.25, 0.25, 0.5),
     fixed: Annotated[
         list[str] | None,
-        typer.Option("--fixed", metavar="TASK=WEIGHT", help="Set a task's weight; it does not count among the others."),
+        typer.Option(
+            "--fixed",
+            metavar="TASK=WEIGHT",
+            help="Set a task's weight, or a group's; it does not count among the others.",
+        ),
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say on stderr why each task got its weight.")] = False,
 ) -> None:
