@@ -6,8 +6,10 @@ import errno
 import fcntl
 import json
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -308,24 +310,32 @@ def test_predictions_of_other_settings_are_no_half_done_ones_of_these(laboratory
     assert len(set(files)) == 2
 
 
-def test_a_training_that_another_process_has_is_waited_for(
+def test_a_training_that_two_commands_want_is_done_by_one_while_the_other_waits(
     laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, measuring = laboratory.plan("ab")
-    folder = laboratory.work / "trainings" / measuring.key(found.named("mini@0"))
-    folder.mkdir(parents=True)
-    said: list[str] = []
-    with (folder / "lock").open("wb") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
+    found, first = laboratory.plan("ab")
+    _, second = laboratory.plan("ab")
+    mini, said, waits = found.named("mini@0"), [], threading.Event()
+    train = laboratory.train
 
-        def say(line: str) -> None:
-            said.append(line)
-            assert not laboratory.trained
-            fcntl.flock(other, fcntl.LOCK_UN)
+    def train_and_be_disturbed(order: TrainingOrder) -> None:
+        if not laboratory.num_begun:
+            others.append(pool.submit(second.measure, mini))
+            assert waits.wait(20)
+        train(order)
 
-        monkeypatch.setattr(console, "say", say)
-        assert measuring.measure(found.named("mini@0")).trained
-    assert said == [f"mini@0: waiting for the process that is at work in {folder}"]
+    def say(line: str) -> None:
+        said.append(line)
+        waits.set()
+
+    monkeypatch.setattr(console, "say", say)
+    others: list[Future[Done]] = []
+    procedure = replace(first._procedure, train=train_and_be_disturbed)
+    first = Measuring(laboratory.work, first._rows, first._validation, procedure)
+    with ThreadPoolExecutor(1) as pool:
+        assert first.measure(mini) == Done(mini, True, 2)
+    assert others[0].result() == Done(mini, False, 0)
+    assert said == [f"mini@0: waiting for the process that is at work in {first._folder(mini)}"]
 
 
 def test_a_disk_without_locks_will_do_and_one_that_takes_no_files_is_told(
