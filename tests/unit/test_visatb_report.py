@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -387,6 +388,20 @@ def test_a_method_that_one_seed_lacks_is_left_out_and_named(three_seeds: list[Pa
 def test_seeds_without_a_weighed_method_have_no_measures(tmp_path: Path) -> None:
     done = over_seeds(*(seed_of(tmp_path / str(seed), seed, {"stl": 50, "ew": 60, "dwa": 61}) for seed in (1, 2)))
     assert [title.partition(" ")[0] for title in parts_of(done)][1:] == ["ΔI%", "ΔI%", "ΔE%", "ΔE%", "Scores", "Scores"]
+
+
+def test_make_seeds_reports_on_finished_demos(three_seeds: list[Path]) -> None:
+    copy = shutil.copytree(EXAMPLE, three_seeds[0].parent / "visatb", ignore=shutil.ignore_patterns("work"))
+    for directory in three_seeds:
+        shutil.copytree(directory, copy / "work" / directory.name)
+
+    def make_seeds(seeds: str) -> subprocess.CompletedProcess[str]:
+        line = ["make", "-s", "-C", copy, "--no-print-directory", "seeds", f"SEEDS={seeds}"]
+        return subprocess.run([*line, f"BIN={Path(sys.executable).parent}"], capture_output=True, text=True)
+
+    assert make_seeds("1 2 5").stdout == over_seeds(*three_seeds).stdout
+    alone = make_seeds("1")
+    assert alone.returncode == 2 and 'make seeds needs SEEDS="N N …"' in alone.stderr
 
 
 @pytest.mark.parametrize(
