@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from cli_kit import Mmkit
 
+from mmkit.streams import read_records
+
 Write = Callable[..., str]
 
 
@@ -116,3 +118,12 @@ def test_a_named_pipe_takes_the_rows_and_stays_one(mmkit: Mmkit, tmp_path: Path)
         assert pipe.is_fifo() and b'"kind":"summary"' in os.read(reader, 1 << 16)
     finally:
         os.close(reader)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.json", "rows.arrow", "rows.parquet"])
+def test_a_file_has_the_format_of_its_name(mmkit: Mmkit, tmp_path: Path, name: str) -> None:
+    command = ["compare", "--baseline", "stl.jsonl", "tuned=s0.jsonl,s1.jsonl", "--zero-shot", "mme"]
+    assert mmkit(*command, "-o", name).code == 0
+    rows = [{key: value for key, value in row.items() if key != "id"} for row in read_records(str(tmp_path / name))]
+    assert rows == mmkit(*command).rows()
+    assert not (tmp_path / f"{name}.part").exists()

@@ -11,7 +11,7 @@ from mmkit.errors import UsageError
 
 
 def deliver(rows: Iterable[Mapping[str, Any]], table: Sequence[Sequence[str]], output: str | None) -> None:
-    """Write `rows` as JSON lines to `output` or stdout; to a terminal show `table`, header first. See `write`."""
+    """Write `rows` to `output` or stdout; to a terminal show `table`, header first. See `write`."""
     if on_terminal(output):
         show(table)
     else:
@@ -26,8 +26,11 @@ def on_terminal(output: str | None) -> bool:
 
 
 def write(rows: Iterable[Mapping[str, Any]], output: str | None) -> None:
-    """Write `rows` as JSON lines to `output` or stdout; to a file in one step, to a pipe or a device as it is."""
+    """Write `rows` to `output` or stdout: to a file in one step, in the format of its name; else as JSON lines."""
     import orjson
+
+    from mmkit.streams import sinks
+    from mmkit.streams.sources import format_of
 
     data = b"".join(orjson.dumps(row) + b"\n" for row in rows)
     if output in (None, "-"):
@@ -41,7 +44,8 @@ def write(rows: Iterable[Mapping[str, Any]], output: str | None) -> None:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_bytes(data)
-        unfinished.replace(target)
+        sinks.finalise(unfinished, target, format_of(target.name) or "jsonl")
+        unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"-o {output}: cannot be written: {error.strerror}") from None
 
