@@ -59,6 +59,16 @@ def test_the_plan_is_rows_and_trains_nothing(mmkit: Mmkit, folder: Path) -> None
     assert not (folder / "contribution").exists()
 
 
+def test_rows_are_what_they_are_in_whatever_files(shell: Callable[[str], Done], mmkit: Mmkit, folder: Path) -> None:
+    command = "mmkit measure-contribution --model base --device cpu --plan --val 'val/*.jsonl'"
+    expected = plan(mmkit).out
+    shell("head -20 train/vqa.jsonl | gzip > one.jsonl.gz")
+    shell("tail -n +21 train/vqa.jsonl | cat - train/ocr.jsonl > two.jsonl")
+    split = shell(f"{command} --train one.jsonl.gz --train two.jsonl --train train/caption.jsonl")
+    assert split.out == expected, split.err
+    assert shell(f"cat train/*.jsonl | {command} --train -").out == expected
+
+
 def test_a_person_sees_a_table(folder: Path) -> None:
     shown = on_terminal(["measure-contribution", *FILES, "--plan", "--seeds", 2], folder)
     assert "large:caption@1" in shown and "cells left" in shown
@@ -147,6 +157,7 @@ def test_validation_rows_that_are_trained_on_are_counted(
         ((*FILES, "--makefile", "-o", "contribution.jsonl"), 2, "--makefile writes to stdout"),
         ((*FILES, "--only", "mini@0", "-o", "contribution.jsonl"), 2, "--only writes none"),
         ((*FILES, "--train", "-", "--makefile"), 2, "standard input is read once"),
+        (("--train", "-", "--val", "-"), 2, "standard input is read once"),
         ((*FILES, "--val-size", "0.1"), 2, "--val-size 0.1 holds rows back"),
         ((*FILES, "--preset", "mint"), 2, "--val-size 0.1 holds rows back"),
         ((*FILES, "--large", "1/32"), 65, "no larger than the mini one: 'caption', 'ocr', 'vqa'"),

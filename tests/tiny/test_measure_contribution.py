@@ -85,8 +85,10 @@ def test_what_was_killed_is_finished_by_make_and_a_further_task_trains_what_the_
 
     write_task(folder, "number")
     assert left(folder) == (1, 3 + 3)
-    _, said = measure(folder, "--only", "own-large:number@0")
+    kept = {*folder.glob("contribution/trainings/*/model")}
+    _, said = measure(folder, "--only", "own-large:number@0", "--drop-models")
     assert "1 trained (0 there), 3 cells measured (0 there)" in said
+    assert {*folder.glob("contribution/trainings/*/model")} == kept
     assert left(folder) == (0, 3), "the other models on the new task, and its mini subset is the large one"
 
 
@@ -95,7 +97,7 @@ def test_a_row_that_cannot_be_trained_on_is_named_before_the_first_training(fold
     long["messages"][0]["content"][0]["text"] *= 100
     write(folder / "train/shape.jsonl", [row("shape", number) for number in range(11)] + [long])
     _, said = measure(folder, "--max-length", "50", "--check-rows", code=65)
-    assert "'shape-12'" in said and "50" in said
+    assert "measure-contribution: task 'shape': record 'shape-12': " in said and "more than max_length 50" in said
     assert not (folder / "contribution/trainings").exists()
 
 

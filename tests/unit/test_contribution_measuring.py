@@ -264,7 +264,7 @@ def test_a_single_training_looks_at_its_own_rows(laboratory: Laboratory) -> None
 
 def test_after_a_failure_nothing_is_begun_and_what_was_done_is_kept(laboratory: Laboratory) -> None:
     laboratory.fails_after = 0
-    with pytest.raises(LimitError, match="the disk is full"):
+    with pytest.raises(LimitError, match="mini@0: the disk is full"):
         laboratory.measure("abcde")
     assert laboratory.num_begun == 1
     laboratory.fails_after = 2
@@ -335,7 +335,9 @@ def test_a_training_that_two_commands_want_is_done_by_one_while_the_other_waits(
     with ThreadPoolExecutor(1) as pool:
         assert first.measure(mini) == Done(mini, True, 2)
     assert others[0].result() == Done(mini, False, 0)
-    assert said == [f"mini@0: waiting for the process that is at work in {first._folder(mini)}"]
+    assert [f"mini@0: waiting for who is at work in {first._folder(mini)}"] == [
+        line.removeprefix("mmkit measure-contribution: ") for line in said
+    ]
 
 
 def test_a_disk_without_locks_will_do_and_one_that_takes_no_files_is_told(
@@ -374,7 +376,7 @@ def test_a_value_that_is_no_number_is_named_and_not_kept(
     with pytest.raises(DataError, match="mini on a"):
         laboratory.measure("ab")
     monkeypatch.setattr(laboratory, "evaluate", lambda order: {"b": Value("em", 1.0, None)})
-    with pytest.raises(DataError, match="no value of 'a'"):
+    with pytest.raises(DataError, match="mini@0: the evaluation gave no value of 'a'"):
         laboratory.measure("ab")
     assert laboratory.left("ab")[1] == 6
 

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -16,11 +16,12 @@ import orjson
 import pytest
 
 from mmkit.balance.subsets import Rows
-from mmkit.cli import contribution_runs
+from mmkit.cli import contribution_process, contribution_runs
 from mmkit.cli.contribution_runs import Runs, device_shares, steps_of
 from mmkit.errors import LimitError, MmkitError, UsageError
 from mmkit.training.config import TuneConfig
 from mmkit.training.plan import RowFacts, epoch_plan
+from mmkit.training.samples import Sample
 
 
 def test_gpus_are_dealt_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,3 +181,21 @@ def test_a_model_that_cannot_mix_rows_with_and_without_images_takes_more_steps(t
     rows.add({"id": "b", "task": "t"}, b"{}")
     assert steps_of(TuneConfig(), 1, rows, str(tmp_path))({"t": ["a", "b"]}, 0) == 2
     assert steps_of(TuneConfig(), 1, rows, "a/hub-id")({"t": ["a", "b"]}, 0) == 1
+
+
+def test_a_checkpoint_that_cannot_be_gone_on_from_is_in_nobodys_way(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = tmp_path / "train.jsonl"
+    rows.write_text('{"id": "a", "task": "look", "messages": [{"role": "user", "content": "say"}]}\n')
+    begun: list[tuple[bool, list[str]]] = []
+
+    def finetune(samples: Iterable[Sample], *, resume: bool = True, **_: object) -> None:
+        begun.append((resume, [sample.label for sample in samples]))
+        if resume:
+            raise UsageError("processes: 8 there, 4 here")
+
+    monkeypatch.setattr("mmkit.training.finetune.finetune", finetune)
+    job = {"rows": str(rows), "out": str(tmp_path), "model": "base", "image_root": None, "config": {}, "nproc": 4}
+    contribution_process.train(job)
+    assert begun == [(True, ["task 'look': record 'a'"]), (False, ["task 'look': record 'a'"])]

@@ -27,7 +27,7 @@ from mmkit import console
 from mmkit.balance.cells import Cell
 from mmkit.balance.plan import Pace, Plan, Planned
 from mmkit.balance.subsets import Rows, digest_of
-from mmkit.errors import DataError, LimitError
+from mmkit.errors import DataError, LimitError, MmkitError
 
 _LAYOUT = 2
 """Of the work directory: raised where a key would come to mean something else."""
@@ -201,17 +201,23 @@ class Measuring:
                 failed.set()
 
     def measure(self, planned: Planned) -> Done:
-        """Train and evaluate what is left of one training. Raises what the functions raise, DataError for a task of
-        which `evaluate` gives no value, or one that is not finite."""
+        """Train and evaluate what is left of one training.
+
+        Raises, naming the training, what the functions raise, and DataError for a task of which `evaluate` gives no
+        value, or one that is not finite.
+        """
         if self._keeps_models and not self.tasks_left(planned):
             return Done(planned, False, 0)
         with self._claimed(planned):
             left = self.tasks_left(planned)
             trains = not self.is_trained(planned)
-            if trains:
-                self._train(planned)
-            if left:
-                self._evaluate(planned, left)
+            try:
+                if trains:
+                    self._train(planned)
+                if left:
+                    self._evaluate(planned, left)
+            except MmkitError as error:
+                raise type(error)(f"{planned.name}: {error}") from error
             if not self._keeps_models:
                 shutil.rmtree(self._folder(planned) / "model", ignore_errors=True)
             return Done(planned, trains, len(left))
@@ -252,7 +258,7 @@ class Measuring:
         timed = {"settings": self._settings(), "seconds_a_row": (time.monotonic() - begin) / len(lines)}
         for task in tasks:
             if task not in values:
-                raise DataError(f"{planned.name}: the evaluation gave no value of {task!r}")
+                raise DataError(f"the evaluation gave no value of {task!r}")
             Cell(planned.training, planned.of, task, *values[task][:2], planned.seed, values[task].error)  # checks it
         for task in tasks:
             self._write(self._cell_file(planned, task), _json({**values[task]._asdict(), **timed}))
@@ -289,7 +295,7 @@ class Measuring:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                console.say(f"{planned.name}: waiting for the process that is at work in {folder}")
+                console.say(f"mmkit measure-contribution: {planned.name}: waiting for who is at work in {folder}")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             except OSError:
                 pass

@@ -12,11 +12,15 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmkit import console
 from mmkit.errors import MmkitError, UsageError, missing_module
+
+if TYPE_CHECKING:
+    from mmkit.training.samples import Refused, Sample
 
 _Z95 = 1.96
 """Standard errors on each side of a mean in its 95 % interval."""
@@ -46,11 +50,18 @@ def _arguments(job: Mapping[str, Any]) -> dict[str, Any]:
     from mmkit.training.config import Placement, TuneConfig
 
     return {
-        "samples": read_samples([job["rows"]], image_root=job["image_root"]),
+        "samples": map(_by_task, read_samples([job["rows"]], image_root=job["image_root"])),
         "model": job["model"],
         "config": TuneConfig(**job["config"]),
         "placement": Placement(job["nproc"]),
     }
+
+
+def _by_task(sample: Sample | Refused) -> Sample | Refused:
+    """The sample as messages are to name it: nobody knows the file that it was written to for us."""
+    from mmkit.training.samples import Sample
+
+    return replace(sample, where=f"task {sample.task!r}") if isinstance(sample, Sample) else sample
 
 
 def evaluate(job: Mapping[str, Any]) -> None:

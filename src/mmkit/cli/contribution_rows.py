@@ -29,7 +29,10 @@ def read_tasks(
     """
     from mmkit.balance.subsets import require_same_tasks
     from mmkit.cli.contribution_checks import TrainingCheck, ValidationCheck
+    from mmkit.streams.sources import STDIN
 
+    if STDIN in (train or ()) and STDIN in (val or ()):
+        raise UsageError("--train - and --val -: standard input is read once")
     scored = ValidationCheck(metric, rule)
     training = _read("--train", train, TrainingCheck(image_root), image_root)
     validation = _read("--val", val, scored, image_root)
@@ -67,11 +70,13 @@ def _files(option: str, patterns: Sequence[str] | None) -> list[str]:
     from glob import glob
     from pathlib import Path
 
+    from mmkit.streams.sources import STDIN
+
     if not patterns:
         raise UsageError(f"no rows: give {option} FILES")
     files: list[str] = []
     for pattern in patterns:
-        found = [pattern] if Path(pattern).exists() else sorted(glob(pattern))  # noqa: PTH207 - of any directory
+        found = [pattern] if pattern == STDIN or Path(pattern).exists() else sorted(glob(pattern))  # noqa: PTH207 - of any directory
         if not found:
             raise MissingInputError(f"{option} {pattern}: no such file")
         files += found
