@@ -13,6 +13,8 @@ from mmkit.cli.options import ImageRoot
 from mmkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mmkit.balance.measuring import Done, Measuring
     from mmkit.balance.plan import Plan, Planned
 
@@ -71,8 +73,8 @@ def command(
         raise UsageError("--scores, --plan, --makefile and --only each do something of their own: give one of them")
     if output is not None and (makefile or only is not None):
         raise UsageError("-o takes the rows of all trainings: --only writes none, and --makefile writes to stdout")
-    if makefile and "-" in (*(train_files or ()), *(val_files or ())):
-        raise UsageError("--makefile: each target reads the rows again, and standard input is read once: name files")
+    if makefile:
+        _refuse_for_make(jobs, [*(train_files or ()), *(val_files or ())])
     if scores is not None:
         if train_files or val_files:
             raise UsageError("--scores trains nothing: leave --train and --val out")
@@ -127,6 +129,14 @@ def command(
     if only is None:
         groups = None if formulas.groups is None else planned.groups
         formulas.deliver(measuring.cells(planned), groups, output)
+
+
+def _refuse_for_make(jobs: int, files: Sequence[str]) -> None:
+    """Raise UsageError for what would not do the same in each target of a Makefile."""
+    if jobs > 1:
+        raise UsageError("--makefile: how many trainings run at once is for make to say (-j): leave --jobs out")
+    if "-" in files:
+        raise UsageError("--makefile: each target reads the rows again, and standard input is read once: name files")
 
 
 def _show(plan: Plan, measuring: Measuring, jobs: int, output: str | None) -> None:
