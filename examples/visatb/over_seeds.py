@@ -90,7 +90,12 @@ class Seeds:
             marked = [cell + ("*" if top == task else " ") for cell, top in cells]
             lines.append([task, *marked, *[self.planted.get(task, "")] * bool(self.planted)])
         counts = ", ".join(f"{task} in {count} of {len(found)} seeds" for task, count in Counter(highest).most_common())
-        return [*table(f"{field}, {LABELS[method]}; * is the highest of its seed", lines), f"highest: {counts}"]
+        flat = ((seed, line) for seed, one in zip(self.seeds, self.results, strict=True) for line in one.flat(method))
+        return [
+            *table(f"{field}, {LABELS[method]}; * is the highest of its seed", lines),
+            *(f"seed {seed}: {line}" for seed, line in flat),
+            f"highest: {counts}",
+        ]
 
     def shared_knowledge(self) -> list[str]:
         """In how many seeds tasks that contain others have a higher C_out than those that share nothing."""

@@ -73,7 +73,7 @@ class Results:
         for giving, measure in measures.items():
             cells = [number(pairs.get((giving, receiving))) for receiving in measures]
             lines.append([giving, *cells, *(number(measure[name]) for name in _MEASURES)])
-        return table(f"{LABELS[method]}: contribution of a line's task to a column's", lines)
+        return [*table(f"{LABELS[method]}: contribution of a line's task to a column's", lines), *self.flat(method)]
 
     def weights(self, method: str) -> list[str]:
         """Table 5: the three parts and the final weight, a column each task. Source: eqs. 4, 5, 7, 8."""
@@ -140,6 +140,11 @@ class Results:
     def measures(self, method: str) -> dict[str, dict[str, Any]]:
         """C_out, C_in and D by task."""
         return self._measured(method)[1]
+
+    def flat(self, method: str) -> list[str]:
+        """A line with the tasks whose C or D would divide by nothing, or by noise, and is what `--on-flat` made of it."""
+        tasks = dict.fromkeys(task for row in self.measures(method).values() for task in row.get("flat", ()))
+        return [escape(f"flat, so read with care: {', '.join(tasks)}")] if tasks else []
 
     def _measured(self, method: str) -> tuple[dict[tuple[str, str], float], dict[str, dict[str, Any]]]:
         """C by (giving, receiving) task, and the row of each task."""

@@ -136,6 +136,12 @@ def test_contributions_stand_by_giving_and_receiving_task(recipe: dict[str, Modu
     assert table["table"] == ["-", "-1.50", "-", "-0.50", "0.25", "-0.25"]
 
 
+def test_flat_tasks_are_named_below_what_was_made_of_them(recipe: dict[str, ModuleType], finished: Path) -> None:
+    assert "flat" not in recipe["results"].Results(finished).contributions("visatb")[-1]
+    write([*MEASURES[:2], {**MEASURES[2], "flat": ["table"]}], finished / "contribution-visatb.jsonl")
+    assert recipe["results"].Results(finished).contributions("visatb")[-1] == "flat, so read with care: table"
+
+
 def test_weights_stand_as_in_table_5(recipe: dict[str, ModuleType], finished: Path) -> None:
     lines = recipe["results"].Results(finished).weights("visatb")
     assert [line.split() for line in lines[1:]] == [
@@ -362,6 +368,16 @@ def test_what_was_measured_is_beside_what_was_planted(three_seeds: list[Path]) -
     )
     assert papers[-1] == "highest: caption in 3 of 3 seeds"
     assert matched[-1] == "highest: page in 2 of 3 seeds, table in 1 of 3 seeds"
+
+
+def test_a_seed_in_which_a_task_is_flat_is_named(three_seeds: list[Path]) -> None:
+    path = three_seeds[1] / "contribution-visatb-matched.jsonl"
+    write(({**row, "flat": [row["task"]]} if row["task"] == "table" else row for row in rows(path)), path)
+    parts = parts_of(over_seeds(*three_seeds))
+    told = {title: [line for line in lines if "flat" in line] for title, lines in parts.items()}
+    assert {title: lines for title, lines in told.items() if lines} == {
+        "D, VisATB, matched D; * is the highest of its seed": ["seed 2: flat, so read with care: table"]
+    }
 
 
 def test_averages_over_other_tasks_are_not_compared(three_seeds: list[Path]) -> None:
