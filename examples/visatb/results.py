@@ -142,7 +142,7 @@ class Results:
         return self._measured(method)[1]
 
     def flat(self, method: str) -> list[str]:
-        """A line with the tasks whose C or D would divide by nothing, or by noise, and is what `--on-flat` made of it."""
+        """A line with the tasks whose C or D would divide by nothing, or by noise: what stands is by `--on-flat`."""
         tasks = dict.fromkeys(task for row in self.measures(method).values() for task in row.get("flat", ()))
         return [escape(f"flat, so read with care: {', '.join(tasks)}")] if tasks else []
 
