@@ -6,10 +6,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ import pytest
 
 from mmkit.balance.subsets import Rows
 from mmkit.cli import contribution_process, contribution_runs
+from mmkit.cli.contribution_options import Trainings
 from mmkit.cli.contribution_runs import Runs, device_shares, steps_of
 from mmkit.errors import LimitError, MmkitError, UsageError
 from mmkit.training.config import TuneConfig
@@ -127,6 +129,34 @@ def test_a_batch_is_known_by_its_rows_on_whatever_devices() -> None:
     one, two = TuneConfig(batch_size=4, accumulation=2), TuneConfig(batch_size=4, accumulation=1)
     assert identity(one, 0) == identity(one, 1) == identity(two, 2)
     assert identity(two, 1) != identity(two, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "added"),
+    [
+        ({}, ["--global-batch", "8"]),
+        ({"device": "cpu"}, []),
+        ({"device": "cpu", "accumulation": 2}, []),
+        ({"global_batch": 16}, []),
+        ({"preset": "visatb"}, []),
+    ],
+    ids=str,
+)
+def test_a_batch_that_devices_would_decide_is_fixed(settings: dict[str, Any], added: list[str]) -> None:
+    assert given(settings).fixing_batch(8) == added
+
+
+def test_a_batch_by_accumulation_cannot_be_fixed() -> None:
+    for settings in ({"accumulation": 2}, {"accumulation": 2, "preset": "visatb"}):
+        with pytest.raises(UsageError, match="give --global-batch in its place"):
+            given(settings).fixing_batch(8)
+
+
+def given(settings: Mapping[str, Any]) -> Trainings:
+    trainings = Trainings(**settings)
+    sources = dict.fromkeys(settings, SimpleNamespace(name="COMMANDLINE"))
+    trainings.context = SimpleNamespace(get_parameter_source=sources.get)  # type: ignore[assignment]
+    return trainings
 
 
 DECIDES = {field.name for field in fields(TuneConfig)} - {
