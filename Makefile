@@ -59,7 +59,7 @@ smoke: .venv/run ## every recipe with a few steps, to see that it runs
 	$(MAKE) --no-print-directory -C examples/mint smoke BIN=$(CURDIR)/$(BIN)
 	$(MAKE) --no-print-directory -C examples/visatb smoke BIN=$(CURDIR)/$(BIN)
 
-science: .venv/dev ## planted truth over several seeds, and what came out; two hours of CPU time (mlan a third, visatb a half)
+science: .venv/dev ## planted truth over several seeds, and what came out; two and a half hours of CPU time (visatb half, mlan a third)
 	$(BIN)/pytest -m science -rP
 
 lock-vllm: ## pin anew what the tests against vLLM install
