@@ -22,9 +22,6 @@ from mmkit.errors import MmkitError, UsageError, missing_module
 if TYPE_CHECKING:
     from mmkit.training.samples import Refused, Sample
 
-_Z95 = 1.96
-"""Standard errors on each side of a mean in its 95 % interval."""
-
 
 def check(job: Mapping[str, Any]) -> None:
     """Look whether `model` can be trained on all of `rows` by `config`, in `folder`. Raises why not."""
@@ -89,6 +86,7 @@ def evaluate(job: Mapping[str, Any]) -> None:
 def _values(predictions: str, metric: str | None, rule: str | None) -> dict[str, Any]:
     """The metric, the value (larger is better) and its standard error, of each task."""
     from mmkit.evaluation.aggregate import Aggregate
+    from mmkit.evaluation.intervals import Z95
     from mmkit.evaluation.scoring import Scorer
     from mmkit.streams import read_records
 
@@ -102,7 +100,7 @@ def _values(predictions: str, metric: str | None, rule: str | None) -> dict[str,
     tasks = {}
     for row in collected.rows():
         sign = "" if row.higher_is_better else "-"
-        error = None if row.ci95 is None else (row.ci95[1] - row.ci95[0]) / (2 * _Z95)
+        error = None if row.ci95 is None else (row.ci95[1] - row.ci95[0]) / (2 * Z95)
         tasks[row.task] = {
             "metric": f"{sign}{row.metric}{f'/{rule}' if rule else ''}",
             "value": -row.value if sign else row.value,

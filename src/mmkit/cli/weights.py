@@ -177,6 +177,7 @@ class _ByMeasure:
         """Weigh those that are not fixed."""
         from mmkit.balance import reasons
         from mmkit.balance.weights import counted, lowest_temperature, visatb
+        from mmkit.data.strata import listed
 
         if not self._measures:
             raise DataError("no row has C_out, C_in and D of a task; mmkit measure-contribution makes them")
@@ -187,7 +188,7 @@ class _ByMeasure:
         weights = visatb(measures, temperature=temperature, alphas=self._alphas)
         said = [reasons.of_measure(*pair, self._alphas) for pair in zip(weights, measures, strict=True)]
         flat = [task for measure in measures for task in measure.flat]
-        told = [f"flat, so read with care: {_listed(flat)}"] if flat else []
+        told = [f"flat, so read with care: {listed(flat)}"] if flat else []
         rule = {"temperature": temperature, "alpha": list(astuple(self._alphas))}
         return _Weighed(weights, rule, said, [f"temperature {temperature:.9g}", *_range_notes(weights), *told])
 
@@ -243,17 +244,12 @@ def _amount(record: Record, strategy: BySize) -> int:
 
 def _range_notes(weights: Sequence[TaskWeight]) -> list[str]:
     from mmkit.balance.weights import GREATEST, LEAST, is_outside
+    from mmkit.data.strata import listed
 
     if not weights:
         return []
     values = [weight.weight for weight in weights]
     said = [f"weights from {min(values):.4f} to {max(values):.4f}"]
     if outside := [weight.task for weight in weights if is_outside(weight.weight)]:
-        said.append(f"outside of {LEAST:g} to {GREATEST:g}, which the paper advises to keep to: {_listed(outside)}")
+        said.append(f"outside of {LEAST:g} to {GREATEST:g}, which the paper advises to keep to: {listed(outside)}")
     return said
-
-
-def _listed(tasks: Sequence[str]) -> str:
-    from mmkit.data.strata import listed
-
-    return listed(tasks)
